@@ -1,0 +1,89 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""Fixtures that every test may use: the checkout, real acquisitions beside it, the live reference model."""
+
+import contextlib
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+REPO = Path(__file__).resolve().parents[1]
+REAL_DATA = REPO / '../shared/data/real'
+
+# Set by the reference at import; see `_side_effects_undone`.
+_CUDNN = 'TORCH_CUDNN_V8_API_DISABLED'
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each worker of a parallel run one thread, so that two of them do not fight over the cores."""
+    if hasattr(config, 'workerinput'):
+        torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, with the reason, what this machine can't run."""
+    for item in items:
+        if item.get_closest_marker('gpu') and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason='needs a CUDA device'))
+        if item.get_closest_marker('real_data') and not REAL_DATA.is_dir():
+            item.add_marker(pytest.mark.skip(reason='needs the acquisitions in ../shared/data/real'))
+        if item.get_closest_marker('network') and not os.environ.get('CLAY_TEST_NETWORK'):
+            item.add_marker(pytest.mark.skip(reason='talks to other machines; set CLAY_TEST_NETWORK=1 to run it'))
+
+
+@pytest.fixture(scope='session')
+def repo_root() -> Path:
+    """The root of the checkout."""
+    return REPO
+
+
+@pytest.fixture(scope='session')
+def real_data() -> Path:
+    """The folder of real acquisitions; tests that ask for it carry the mark `real_data`."""
+    if not REAL_DATA.is_dir():
+        pytest.skip('needs the acquisitions in ../shared/data/real')
+    return REAL_DATA.resolve()
+
+
+@contextlib.contextmanager
+def _side_effects_undone() -> Iterator[None]:
+    """Put back what importing the reference changes for the whole process."""
+    precision, cudnn = torch.get_float32_matmul_precision(), os.environ.get(_CUDNN)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        if cudnn is None:
+            os.environ.pop(_CUDNN, None)
+        else:
+            os.environ[_CUDNN] = cudnn
+
+
+@pytest.fixture(scope='session')
+def reference() -> Iterator[ModuleType]:
+    """The module `src.model` of the released model (`claymodel` 1.5.0), an oracle fetched by `make test`.
+
+    Looked for in the folder named by CLAY_REFERENCE, else in `.cache/reference`: the one that holds `src/model.py`.
+    """
+    root = Path(os.environ.get('CLAY_REFERENCE') or REPO / '.cache/reference').resolve()
+    if not (root / 'src/model.py').is_file():
+        pytest.skip('needs the live reference model: run `make reference`, or set CLAY_REFERENCE to its folder')
+    before = set(sys.modules)
+    sys.path.insert(0, str(root))
+    try:
+        with _side_effects_undone(), warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            module = importlib.import_module('src.model')
+        yield module
+    finally:
+        sys.path.remove(str(root))
+        for name in set(sys.modules) - before:
+            if name == 'src' or name.startswith('src.'):
+                del sys.modules[name]
