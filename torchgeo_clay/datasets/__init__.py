@@ -1,0 +1,9 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""Datasets whose samples follow the batch contract of :mod:`torchgeo_clay.metadata`."""
+
+from torchgeo_clay.datasets.chips import ClayChips
+from torchgeo_clay.datasets.raster import SensorRaster
+from torchgeo_clay.datasets.scene import Scene, SceneError, scan_scene
+
+__all__ = ('ClayChips', 'Scene', 'SceneError', 'SensorRaster', 'scan_scene')

@@ -1,0 +1,240 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""Clay's chip cubes: ``.npz`` files with pixels and the codes of their place and time.
+
+Shapes: C bands, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, date, datetime, time
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torchgeo.datasets import NonGeoDataset
+from torchgeo.datasets.utils import Path, Sample, find_files
+
+from torchgeo_clay.datasets.scene import SceneError
+from torchgeo_clay.metadata import LatLonOrder, check_gsd
+from torchgeo_clay.sensors import Sensor, get_sensor
+
+__all__ = ('ClayChips', 'angle_of', 'place_of', 'time_of')
+
+#: Year of the timestamps recovered from codes. Codes hold a week and an hour only: the year is not known.
+REFERENCE_YEAR = 2020
+
+#: How far a code may lie from the one it is taken for; float16 codes are 5e-4 off.
+_TOLERANCE = 2e-3
+
+_LEAST_POWER = 1e-10
+_KEYS = ('pixels', 'lat_norm', 'lon_norm', 'week_norm', 'hour_norm')
+
+Code = npt.NDArray[np.float64]
+
+
+def angle_of(code: Code) -> float:
+    """The angle of a code, radians from -π to π; NaN for zeros, which stand for unknown.
+
+    Args:
+        code: (2,) sine and cosine.
+
+    Raises:
+        SceneError: if it is neither zeros nor a sine and cosine.
+    """
+    if not code.any():
+        return math.nan
+    if not abs(math.hypot(*code) - 1) < _TOLERANCE:
+        raise SceneError(f'expected a sine and a cosine, or zeros for unknown, got {code.tolist()}.')
+    return math.atan2(*code)
+
+
+def place_of(lat_norm: Code, lon_norm: Code, order: LatLonOrder = 'latlon') -> tuple[float, float]:
+    """Latitude and longitude from their codes.
+
+    Args:
+        lat_norm: (2,) code stored as the latitude's.
+        lon_norm: (2,) code stored as the longitude's.
+        order: ``lonlat`` if the two were stored under each other's name, as Clay's own chip tool does.
+
+    Returns:
+        Degrees north and east; NaN for both if either is unknown.
+
+    Raises:
+        SceneError: for a latitude beyond ±90, which means the other order.
+    """
+    lat, lon = (math.degrees(angle_of(code)) for code in (lat_norm, lon_norm))
+    if order == 'lonlat':
+        lat, lon = lon, lat
+    if math.isnan(lat) or math.isnan(lon):
+        return math.nan, math.nan
+    if abs(lat) > 90 + _TOLERANCE:
+        other = 'latlon' if order == 'lonlat' else 'lonlat'
+        raise SceneError(
+            f'expected a latitude from -90 to 90, got {lat:.4f}. Latitude and longitude seem to be stored under each '
+            f"other's name: give order={other!r}."
+        )
+    return lat, lon
+
+
+def time_of(week_norm: Code, hour_norm: Code) -> float:
+    """A time that has the given codes.
+
+    Args:
+        week_norm: (2,) code of the ISO week; week 53 has that of week 1.
+        hour_norm: (2,) code of the hour.
+
+    Returns:
+        Seconds since 1970-01-01 UTC of the Thursday of that week in :data:`REFERENCE_YEAR`: ``encode_time`` of it gives
+        the codes again, but the year means nothing. NaN if either is unknown.
+
+    Raises:
+        SceneError: if the codes are not of a whole week and a whole hour.
+    """
+    steps = []
+    for name, code, turn in (('week', week_norm, 52), ('hour', hour_norm, 24)):
+        angle = angle_of(code)
+        if math.isnan(angle):
+            return math.nan
+        step = angle * turn / (2 * math.pi)
+        if abs(step - round(step)) * 2 * math.pi / turn > _TOLERANCE:
+            raise SceneError(f'expected the code of a whole {name}, got {code.tolist()}, which is {name} {step:.3f}.')
+        steps.append(round(step) % turn)
+    day = date.fromisocalendar(REFERENCE_YEAR, steps[0] or 52, 4)
+    return datetime.combine(day, time(steps[1]), UTC).timestamp()
+
+
+def _load(path: str) -> tuple[npt.NDArray[Any], dict[str, Code]]:
+    """Pixels and codes of a chip."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [key for key in _KEYS if key not in file]
+            if missing:
+                raise SceneError(f'{path}: expected {", ".join(_KEYS)}; missing {", ".join(missing)}.')
+            arrays = {key: file[key] for key in _KEYS}
+    except SceneError:
+        raise
+    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise SceneError(f'{path}: not readable as a chip (.npz): {error}. Is it truncated? Copy it again.') from error
+    pixels = arrays.pop('pixels')
+    if pixels.ndim != 3:
+        raise SceneError(f'{path}: expected pixels of shape (C, H, W), got {pixels.shape}.')
+    for key, code in arrays.items():
+        if code.size != 2:
+            raise SceneError(f'{path}: expected {key} to be a sine and a cosine, got shape {code.shape}.')
+    return pixels, {key: code.astype(np.float64).ravel() for key, code in arrays.items()}
+
+
+class ClayChips(NonGeoDataset):
+    """Clay's chip cubes of one sensor, with samples like those of ``SensorRaster.patch``.
+
+    Only paths are listed at first, as the release's training set has 70 million chips: a chip that can't be read raises
+    an error that names it when it is asked for.
+
+    Args:
+        paths: ``.npz`` files and folders of them.
+        sensor: name of a sensor, a YAML file, or a sensor.
+        bands: names or aliases of the bands wanted, in the order wanted; None for all. Chips hold all of the sensor's
+            bands in its order, or exactly ``bands``.
+        order: of the stored place codes, see :func:`place_of`.
+        to_db: whether pixels are linear power, as in the release's Sentinel-1 chips, to be turned into decibels:
+            values of zero or less become 1e-10, then 10·log10.
+        gsd: metres per pixel; None for the sensor's, at which Clay's chips are made.
+        transforms: called on each sample.
+
+    Attributes:
+        sensor: the sensor, with the bands selected.
+        files: the chips, sorted.
+
+    Raises:
+        ValueError: if there are no chips, or for an unknown sensor, band or order.
+    """
+
+    def __init__(
+        self,
+        paths: Path | Iterable[Path],
+        sensor: str | os.PathLike[str] | Sensor,
+        bands: Sequence[str] | None = None,
+        *,
+        order: LatLonOrder = 'latlon',
+        to_db: bool = False,
+        gsd: float | None = None,
+        transforms: Callable[[Sample], Sample] | None = None,
+    ) -> None:
+        """Initialise; see the class."""
+        if order not in ('latlon', 'lonlat'):
+            raise ValueError(f"order: expected 'latlon' or 'lonlat', got {order!r}.")
+        whole = get_sensor(sensor)
+        self.paths = paths
+        self.sensor = whole.select(bands)
+        self.bands = self.sensor.band_names
+        self.all_bands = whole.band_names
+        self.order = order
+        self.to_db = to_db
+        self.gsd = whole.gsd if gsd is None else float(gsd)
+        check_gsd(self.gsd)
+        self.transforms = transforms
+        folders = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+        self.files = sorted({f for folder in folders for f in find_files(folder, '*.npz')})
+        if not self.files:
+            raise ValueError(f'{paths}: expected chips of {whole.name} (.npz), found none.')
+        self._select = [whole.index(name) for name in self.bands]
+        self._wavelength = torch.tensor(self.sensor.wavelengths, dtype=torch.float32)
+
+    def __len__(self) -> int:
+        """Number of chips."""
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read a chip.
+
+        Args:
+            index: position in :attr:`files`.
+
+        Returns:
+            ``image`` (C, H, W) in the chip's dtype, float32 for decibels; ``valid`` (1, H, W) bool, False where a value
+            is not finite (the image is 0 there); ``wavelength`` (C,) µm; ``res`` metres per pixel; ``lat``, ``lon``
+            degrees; ``time`` seconds UTC, of a year that means nothing, see :func:`time_of`. Unknown is NaN.
+
+        Raises:
+            SceneError: naming the chip, if it is not readable, a key is missing, or a shape or code is wrong.
+        """
+        path = self.files[index]
+        pixels, codes = _load(path)
+        try:
+            lat, lon = place_of(codes['lat_norm'], codes['lon_norm'], self.order)
+            seconds = time_of(codes['week_norm'], codes['hour_norm'])
+            image, valid = self._image(pixels)
+        except SceneError as error:
+            raise SceneError(f'{path}: {error}') from error
+        sample: Sample = {
+            'image': torch.from_numpy(image),
+            'valid': torch.from_numpy(valid),
+            'wavelength': self._wavelength.clone(),
+            'res': torch.tensor(self.gsd, dtype=torch.float32),
+            'lat': torch.tensor(lat, dtype=torch.float64),
+            'lon': torch.tensor(lon, dtype=torch.float64),
+            'time': torch.tensor(seconds, dtype=torch.float64),
+        }
+        return sample if self.transforms is None else self.transforms(sample)
+
+    def _image(self, pixels: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        """The bands wanted, in their units, and where they are valid."""
+        if len(pixels) == len(self.all_bands):
+            pixels = pixels[self._select]
+        elif len(pixels) != len(self.bands):
+            raise SceneError(
+                f'expected {len(self.all_bands)} channels ({", ".join(self.all_bands)}), got {len(pixels)}. If the '
+                'chip holds some of them, give bands=[…] in its order.'
+            )
+        valid = np.isfinite(pixels).all(axis=0, keepdims=True)
+        if self.to_db:
+            power = np.where(valid & (pixels > 0), pixels, _LEAST_POWER)
+            pixels = (10 * np.log10(power.astype(np.float64))).astype(np.float32)
+        return (pixels if valid.all() else np.where(valid, pixels, pixels.dtype.type(0))), valid

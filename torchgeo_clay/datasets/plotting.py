@@ -1,0 +1,53 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""Images as pictures: C bands, H rows, W columns in, (H, W, 3) from 0 to 1 out."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from torchgeo_clay.sensors import Sensor
+
+__all__ = ('true_color',)
+
+
+def true_color(image: Tensor, sensor: Sensor, valid: Tensor | None = None) -> npt.NDArray[np.float64]:
+    """An image as its sensor's red, green and blue, each stretched between its 2nd and 98th percentile.
+
+    Two bands, as of Sentinel-1, are shown with their mean as blue, as the release's teacher sees them; a sensor without
+    rgb bands is shown by its first band, in grey.
+
+    Args:
+        image: (C, H, W) in any units; not finite values are left out.
+        sensor: with the image's bands.
+        valid: (1, H, W), bool; None if all pixels are.
+
+    Returns:
+        (H, W, 3) from 0 to 1; pixels that are not valid are 0.
+
+    Raises:
+        ValueError: if the image has other than the sensor's number of bands.
+    """
+    if image.ndim != 3 or image.shape[0] != len(sensor):
+        raise ValueError(
+            f'Expected an image of {len(sensor)} bands ({", ".join(sensor.band_names)}), '
+            f'got shape {tuple(image.shape)}.'
+        )
+    bands = image.detach().cpu().double().numpy()
+    if sensor.rgb_indices:
+        shown = bands[list(sensor.rgb_indices)]
+    elif len(sensor) == 2:
+        shown = np.stack([*bands, bands.mean(axis=0)])
+    else:
+        shown = bands[[0, 0, 0]]
+    good = np.isfinite(shown).all(axis=0)
+    if valid is not None:
+        good &= valid[0].cpu().numpy()
+    picture = np.zeros(shown.shape)
+    if good.any():
+        low, high = np.percentile(shown[:, good], (2, 98), axis=1)
+        span = np.where(high > low, high - low, 1)
+        picture[:, good] = ((shown[:, good] - low[:, None]) / span[:, None]).clip(0, 1)
+    return picture.transpose(1, 2, 0)
