@@ -1,0 +1,127 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""The released weights, pinned by commit, and how they are fetched and verified."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from torch import Tensor, nn
+from torchvision.models._api import Weights, WeightsEnum
+
+from torchgeo_clay.models.archive import CheckpointError
+
+__all__ = ('ClayLarge8_Weights', 'WeightsLike', 'fetch')
+
+_REPO, _FILE = 'made-with-clay/Clay', 'v1.5/clay-v1.5.ckpt'
+
+#: Last known commit of the file.
+_REVISION = '2033cf5c59afbd8fef655008d0b0a9d6861951c8'
+
+
+class ClayLarge8_Weights(WeightsEnum):  # noqa: N801  (torchvision's and TorchGeo's way to name them)
+    """Released weights of the large model.
+
+    The file has 5.16 GB, as it holds decoder, teacher and optimiser state too; loading reads the parts it needs.
+    The weights are licensed under Apache-2.0.
+    """
+
+    CLAY_V1_5 = Weights(
+        url=hf_hub_url(_REPO, _FILE, revision=_REVISION),
+        transforms=nn.Identity(),  # normalisation follows the sensor of each image, see torchgeo_clay.sensors
+        meta={
+            'model': 'clay_large_patch8',
+            'dataset': 'Clay v1.5 training data: Sentinel-2, Sentinel-1, Landsat 8/9, NAIP, LINZ, MODIS',
+            'repo': 'https://github.com/Clay-foundation/model',
+            'hf_repo': _REPO,
+            'filename': _FILE,
+            'revision': _REVISION,
+            'license': 'Apache-2.0',
+            'num_params': 311442944,
+        },
+    )
+
+    def fetch(self) -> Path:
+        """Fetch the file through the Hub's cache (``HF_HOME``, ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE`` are respected).
+
+        Returns:
+            Where the file lies.
+
+        Raises:
+            CheckpointError: if the Hub can't be reached, or what came does not have the Hub's SHA-256.
+        """
+        where = {'repo_id': self.meta['hf_repo'], 'filename': self.meta['filename'], 'revision': self.meta['revision']}
+        cached = try_to_load_from_cache(**where)
+        if isinstance(cached, str):
+            return Path(cached)
+        try:
+            path = Path(hf_hub_download(**where))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f'{self!r}: {where["filename"]} of {where["repo_id"]} (5.16 GB) could not be fetched: {error} '
+                'Offline? Fetch it where there is a network, and copy the Hub cache, or give weights= the path of the file.'
+            ) from error
+        _verify(path, where)
+        return path
+
+    def get_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """The encoder's weights under this package's names, as TorchGeo's tasks ask for them.
+
+        Args:
+            *args: ignored (torchvision's are for downloads by URL).
+            **kwargs: ignored.
+        """
+        from torchgeo_clay.models.builders import clay_large_patch8
+
+        return clay_large_patch8(weights=self).state_dict()
+
+
+#: What a builder's ``weights`` takes: nothing, a member of the enum, or the path of a file.
+WeightsLike = ClayLarge8_Weights | str | os.PathLike[str] | None
+
+
+def _verify(path: Path, where: dict[str, str]) -> None:
+    """Compare a file that was just fetched with the Hub's SHA-256, and remove it where they differ."""
+    blob = path.resolve()
+    expected = blob.name  # the Hub's cache names a large file by its SHA-256
+    if not re.fullmatch('[0-9a-f]{64}', expected):
+        expected = str(get_hf_file_metadata(hf_hub_url(**where)).etag)
+    with open(path, 'rb') as file:
+        got = hashlib.file_digest(file, 'sha256').hexdigest()
+    if got != expected:
+        blob.unlink()
+        path.unlink(missing_ok=True)
+        raise CheckpointError(
+            f'{where["filename"]} of {where["repo_id"]}: the Hub says its SHA-256 is {expected}, what came has {got}. It '
+            'was removed from the cache; fetch it again.'
+        )
+
+
+def fetch(weights: ClayLarge8_Weights | str | os.PathLike[str], model: str) -> Path:
+    """The file of some weights.
+
+    Args:
+        weights: an enum member, its name (``ClayLarge8_Weights.CLAY_V1_5``), or a path.
+        model: name of the builder they are for.
+
+    Raises:
+        CheckpointError: for weights of another size, or that can't be fetched.
+    """
+    if isinstance(weights, str) and weights.startswith(f'{ClayLarge8_Weights.__name__}.'):
+        name = weights.partition('.')[2]
+        if name not in ClayLarge8_Weights.__members__:
+            raise CheckpointError(f'No weights {weights!r}. Released: {[repr(w) for w in ClayLarge8_Weights]}.')
+        weights = ClayLarge8_Weights[name]
+    if not isinstance(weights, ClayLarge8_Weights):
+        return Path(weights)
+    if weights.meta['model'] != model:
+        raise CheckpointError(
+            f'{weights!r} are weights of {weights.meta["model"]}, not of {model}. Of Clay v1.5 only the large model is '
+            'released; for other sizes give weights= a checkpoint of your own pretraining, or None.'
+        )
+    return weights.fetch()
