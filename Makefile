@@ -87,7 +87,7 @@ docs: .venv/.installed-docs ## build the documentation into docs/_build/html, wa
 wheel: | .venv/bin/python ## build the wheel, install it into an environment of its own and train from there
 	@echo '==> building the wheel into build/dist'
 	@rm -rf build/dist build/wheel-run
-	@$(UV) build --quiet --wheel --out-dir build/dist
+	@$(UV) build --quiet --wheel --python $(PY) --out-dir build/dist
 	@echo '==> installing it into build/wheel-env'
 	@$(UV) venv --quiet --clear --python $(PY) build/wheel-env
 	@$(UV) pip install --quiet --python build/wheel-env/bin/python build/dist/*.whl
