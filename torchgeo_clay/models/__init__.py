@@ -6,16 +6,19 @@ from torchgeo_clay.models.archive import CheckpointError
 from torchgeo_clay.models.builders import (
     clay_base_patch8,
     clay_large_patch8,
-    clay_mae_base_patch8,
-    clay_mae_large_patch8,
-    clay_mae_small_patch8,
-    clay_mae_tiny_patch8,
     clay_small_patch8,
     clay_tiny_patch8,
 )
 from torchgeo_clay.models.checkpoint import load_encoder, save_encoder
 from torchgeo_clay.models.clay import Clay
-from torchgeo_clay.models.mae import ClayDecoder, ClayMAE, MAEOutput
+from torchgeo_clay.models.decoder import ClayDecoder
+from torchgeo_clay.models.mae import ClayMAE, MAEOutput
+from torchgeo_clay.models.mae_builders import (
+    clay_mae_base_patch8,
+    clay_mae_large_patch8,
+    clay_mae_small_patch8,
+    clay_mae_tiny_patch8,
+)
 from torchgeo_clay.models.weights import ClayLarge8_Weights
 
 __all__ = (

@@ -20,10 +20,11 @@ from timm.models import VisionTransformer
 from timm.models.vision_transformer import checkpoint_seq
 from torch import Tensor, nn
 
-from torchgeo_clay.metadata import Conditioning, check_gsd, on_host
+from torchgeo_clay.metadata import Conditioning
+from torchgeo_clay.models.conditioning import match_images
 from torchgeo_clay.models.patch_embed import WavelengthPatchEmbed
 from torchgeo_clay.models.position import position_code
-from torchgeo_clay.sensors import Sensor, check_wavelengths, get_sensor
+from torchgeo_clay.sensors import Sensor, get_sensor
 
 __all__ = ('Clay', 'ClayAttention', 'ClayNorm')
 
@@ -282,7 +283,7 @@ class Clay(VisionTransformer):
                 f'{missing} of the images are not known. Give {missing}={example}, or run the model inside '
                 'conditioned_on(Conditioning.from_batch(batch)), or build it with sensor=.'
             )
-        return _on_device_of(
+        return match_images(
             x,
             wavelengths,
             gsd,
@@ -294,41 +295,3 @@ class Clay(VisionTransformer):
     def no_weight_decay(self) -> set[str]:
         """Parameters that are tokens."""
         return {'cls_token', 'patch_embed.kernels.weight_tokens', 'patch_embed.kernels.bias_token'}
-
-
-def _on_device_of(
-    x: Tensor,
-    wavelengths: Tensor | Sequence[float],
-    gsd: float | Tensor,
-    time: Tensor | None,
-    latlon: Tensor | None,
-) -> Conditioning:
-    """Check a conditioning against the images and make tensors of its numbers, on their device."""
-    if x.ndim != 4 or not x.is_floating_point():
-        raise ValueError(
-            f'Expected normalised images (B, C, H, W) of a float dtype, got {tuple(x.shape)} {x.dtype}. '
-            'Normalise with (x - mean) / std of the sensor.'
-        )
-    if not isinstance(wavelengths, Tensor):
-        check_wavelengths(wavelengths)
-        wavelengths = torch.tensor(wavelengths, dtype=torch.float32, device=x.device)
-    elif on_host(wavelengths):
-        check_wavelengths(wavelengths.flatten().tolist())
-    check_gsd(gsd)
-    if not isinstance(gsd, Tensor):
-        gsd = torch.full((1,), gsd, dtype=torch.float32, device=x.device)
-    gsd = torch.atleast_1d(gsd)
-    if wavelengths.shape != x.shape[1:2]:
-        raise ValueError(
-            f'Expected one wavelength per channel, got wavelengths {tuple(wavelengths.shape)} for {x.shape[1]} channels. '
-            'Dates stacked as channels? The model sees one date at a time. Bands missing? Name them with bands=.'
-        )
-    expected = {'gsd': (gsd, [(1,), (x.shape[0],)]), 'time': (time, [(x.shape[0], 4)]), 'latlon': (latlon, [(x.shape[0], 4)])}
-    for name, (value, shapes) in expected.items():
-        if value is not None and tuple(value.shape) not in shapes:
-            hint = '' if name == 'gsd' else f' Make it with torchgeo_clay.metadata.encode_{name}.'
-            raise ValueError(f'{name}: expected shape {shapes[-1]}, got {tuple(value.shape)}.{hint}')
-    for name, tensor in {'wavelengths': wavelengths, 'gsd': gsd, 'time': time, 'latlon': latlon}.items():
-        if tensor is not None and tensor.device != x.device:
-            raise ValueError(f'{name}: expected a tensor on {x.device}, where the images are, got {tensor.device}.')
-    return Conditioning(wavelengths, gsd, time, latlon)

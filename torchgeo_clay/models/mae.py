@@ -1,32 +1,28 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Clay's masked autoencoder: random masking, decoder, reconstruction and representation losses.
+"""Clay's masked autoencoder.
 
-Shapes: B samples, C bands, H × W pixels, p × p pixels a patch, L patches of which M are masked, D encoder width,
-E decoder width. Sources: https://arxiv.org/abs/2111.06377 (MAE) and https://github.com/Clay-foundation/model, v1.5.
+Shapes: B samples, C bands, H × W pixels, p × p pixels a patch, L = h·w patches of which M are masked, D width, T the
+teacher's. Sources: https://arxiv.org/abs/2111.06377 (MAE) and https://github.com/Clay-foundation/model, v1.5.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import timm
 import torch
-import torch.nn.functional as F
-from einops import rearrange, repeat
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from torchgeo_clay.metadata import Conditioning
-from torchgeo_clay.models.clay import Clay, ClayAttention, ClayNorm
-from torchgeo_clay.models.patch_embed import PixelHead, patchify, unpatchify
-from torchgeo_clay.models.position import position_code
+from torchgeo_clay.models.clay import Clay
+from torchgeo_clay.models.decoder import ClayDecoder
+from torchgeo_clay.models.losses import masked_l1, representation_loss
+from torchgeo_clay.models.masking import Masking, take
+from torchgeo_clay.models.patch_embed import patchify, unpatchify
+from torchgeo_clay.models.teacher import resize_for_teacher
 
-__all__ = ('ClayDecoder', 'ClayMAE', 'MAEOutput', 'Masking', 'masked_l1', 'representation_loss')
-
-#: Side, in pixels, of the image DINOv2 was trained on and the release shows it.
-TEACHER_SIZE = 518
+__all__ = ('ClayMAE', 'MAEOutput')
 
 
 class MAEOutput(NamedTuple):
@@ -45,137 +41,6 @@ class MAEOutput(NamedTuple):
     representation_loss: Tensor
     prediction: Tensor
     mask: Tensor
-
-
-class Masking(NamedTuple):
-    """Which patches are masked.
-
-    Attributes:
-        masked: (B, M) indices of the masked patches, in the order of their noise.
-        visible: (B, L - M) indices of the visible ones, likewise: a transformer does not mind the order.
-        restore: (B, L) for each patch its place in [masked | visible].
-    """
-
-    masked: Tensor
-    visible: Tensor
-    restore: Tensor
-
-    @classmethod
-    def from_noise(cls, noise: Tensor, ratio: float) -> Masking:
-        """Mask the patches of the int(ratio·L) smallest noises.
-
-        Args:
-            noise: (B, L).
-            ratio: share of patches to mask.
-
-        Raises:
-            ValueError: if no patch or every patch would be masked.
-        """
-        count = int(ratio * noise.shape[1])
-        if not 0 < count < noise.shape[1]:
-            raise ValueError(
-                f'Expected some patches masked and some visible, got {count} of {noise.shape[1]} masked at '
-                f'mask_ratio={ratio}. Use larger images.'
-            )
-        order = noise.argsort(dim=1)
-        return cls(order[:, :count], order[:, count:], order.argsort(dim=1))
-
-    @property
-    def mask(self) -> Tensor:
-        """(B, L) float, 1 where a patch is masked."""
-        return (self.restore < self.masked.shape[1]).float()
-
-
-def take(tokens: Tensor, indices: Tensor) -> Tensor:
-    """Take tokens by index: (B, L, D) and (B, N) → (B, N, D)."""
-    return tokens.gather(1, repeat(indices, 'b n -> b n d', d=tokens.shape[-1]))
-
-
-def masked_l1(prediction: Tensor, target: Tensor, valid: Tensor | None = None, normalise: bool = False) -> Tensor:
-    """Mean absolute error: mean per patch, then mean over patches, in float32.
-
-    Args:
-        prediction: (B, M, K) pixels of the masked patches.
-        target: (B, M, K) what they should be.
-        valid: (B, M, K) bool, False where the target is nodata; a patch without any valid pixel does not count.
-        normalise: compare with each patch's target brought to zero mean and unit variance (``norm_pix_loss``).
-
-    Returns:
-        () loss; zero if nothing is valid.
-    """
-    prediction, target = prediction.float(), target.float()
-    if valid is None:
-        if normalise:
-            mean, variance = target.mean(-1, keepdim=True), target.var(-1, keepdim=True)
-            target = (target - mean) / (variance + 1e-6) ** 0.5
-        return (prediction - target).abs().mean(-1).mean()
-    weight = valid.float()
-    count = weight.sum(-1, keepdim=True)
-    target = torch.where(valid, target, 0)  # nodata may be NaN, which a weight of zero would not silence
-    if normalise:
-        mean = target.sum(-1, keepdim=True) / count.clamp(min=1)
-        variance = (weight * (target - mean) ** 2).sum(-1, keepdim=True) / (count - 1).clamp(min=1)
-        target = (target - mean) / (variance + 1e-6) ** 0.5
-    per_patch = (weight * (prediction - target).abs()).sum(-1) / count.squeeze(-1).clamp(min=1)
-    seen = (count.squeeze(-1) > 0).float()
-    return (per_patch * seen).sum() / seen.sum().clamp(min=1)
-
-
-def representation_loss(projection: Tensor, target: Tensor) -> Tensor:
-    """1 - cosine similarity, averaged over samples, in float32: (B, T) and (B, T) → ()."""
-    return 1.0 - F.cosine_similarity(projection.float(), target.float()).mean()
-
-
-class ClayDecoder(nn.Module):
-    """The small transformer that predicts pixels of masked patches from the encoder's visible tokens."""
-
-    def __init__(self, *, encoder_dim: int, dim: int, depth: int, heads: int, dim_head: int, mlp_ratio: float) -> None:
-        """Initialize the decoder.
-
-        Args:
-            encoder_dim: D, width of the encoder's tokens.
-            dim: E, width of the decoder's tokens.
-            depth: number of blocks.
-            heads: attention heads.
-            dim_head: width of a head; heads × dim_head need not be ``dim``.
-            mlp_ratio: hidden width of the MLPs over E.
-        """
-        super().__init__()
-        self.dim = dim
-        self.embed = nn.Linear(encoder_dim, dim) if encoder_dim != dim else nn.Identity()
-        self.mask_token = nn.Parameter(torch.empty(dim))
-        nn.init.normal_(self.mask_token)
-        self.blocks = nn.Sequential(*[Block(dim, heads, mlp_ratio, norm_layer=ClayNorm) for _ in range(depth)])
-        for block in self.blocks:  # timm's block can't be told the width of a head
-            block.attn = ClayAttention(dim, heads, attn_head_dim=dim_head)
-        self.norm = ClayNorm(dim)
-        self.head = PixelHead(dim)
-
-    def forward(
-        self, tokens: Tensor, masking: Masking, grid: tuple[int, int], conditioning: Conditioning, every: bool = False
-    ) -> Tensor:
-        """Predict pixels.
-
-        Args:
-            tokens: (B, 1 + L - M, D) encoder output: class token, then visible patches in ``masking.visible``'s order.
-            masking: which patches they are.
-            grid: (h, w) patch grid.
-            conditioning: as resolved by the encoder.
-            every: predict all L patches in their order, not only the masked ones.
-
-        Returns:
-            (B, M, C·p·p), or (B, L, C·p·p).
-        """
-        tokens = self.embed(tokens)
-        class_token, visible = tokens[:, :1], tokens[:, 1:]
-        masked = self.mask_token.to(tokens.dtype).expand(*masking.masked.shape, -1)
-        patches = take(torch.cat([masked, visible], dim=1), masking.restore)
-        gsd, waves = conditioning.gsd, conditioning.wavelengths
-        assert isinstance(gsd, Tensor) and waves is not None
-        code = position_code(*grid, gsd, conditioning.time, conditioning.latlon, tokens.shape[0], self.dim)
-        patches = patches + code.to(self.mask_token.dtype)
-        decoded = self.norm(self.blocks(torch.cat([class_token.to(patches.dtype), patches], dim=1)))[:, 1:]
-        return self.head(decoded if every else take(decoded, masking.masked), waves)
 
 
 class ClayMAE(nn.Module):
@@ -356,27 +221,4 @@ class ClayMAE(nn.Module):
                 'The representation loss needs what the teacher sees, rgb (B, 3, H, W), or its cached answer, '
                 f'teacher_target (B, T); got {"no rgb" if rgb is None else "no teacher"} and no teacher_target.'
             )
-        size = (TEACHER_SIZE, TEACHER_SIZE)
-        return self.teacher(F.interpolate(rgb, size, mode='bilinear', antialias=True))
-
-
-def make_teacher(teacher: str | nn.Module | None, pretrained: bool = True, **kwargs: Any) -> nn.Module | None:
-    """A teacher from a timm name, or as it is.
-
-    Args:
-        teacher: a module, a timm name such as ``vit_large_patch14_reg4_dinov2.lvd142m``, or None.
-        pretrained: whether to fetch the weights timm knows for the name (from its Hub).
-        **kwargs: passed to :func:`timm.create_model`.
-
-    Raises:
-        ValueError: where the weights can't be fetched; the message says what to do offline.
-    """
-    if teacher is None or isinstance(teacher, nn.Module):
-        return teacher
-    try:
-        return timm.create_model(teacher, pretrained=pretrained, num_classes=0, **kwargs)
-    except (OSError, RuntimeError) as error:
-        raise ValueError(
-            f'The teacher {teacher!r} could not be made: {error}. Is its name in timm.list_models(), and the Hub reachable? '
-            'Offline, put its weights into the Hub cache on a machine that is online, or train with teacher=None.'
-        ) from error
+        return self.teacher(resize_for_teacher(rgb))

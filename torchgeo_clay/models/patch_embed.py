@@ -140,7 +140,9 @@ class WavelengthPatchEmbed(nn.Module):
             ValueError: for another patch size: the kernels are made for 8.
         """
         if patch_size is not None and tuple(patch_size) != self.patch_size:
-            raise ValueError(f'Expected patch size {self.patch_size}, as the kernels are made for it, got {patch_size}.')
+            raise ValueError(
+                f'Expected patch size {self.patch_size}, which the kernels are made for, got {patch_size}.'
+            )
         if img_size is not None:
             self.img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
             self.grid_size = self.dynamic_feat_size(self.img_size)
