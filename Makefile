@@ -24,29 +24,31 @@ install = echo "==> installing $(1) into .venv"; \
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
-.venv/bin/python: .python-version
+# A stamp, as make would take the age of the interpreter that .venv/bin/python links to.
+.venv/.created: .python-version
 	@if [ -z "$(UV)" ]; then \
 		echo '==> no working uv: fetching one into .uv with pip'; \
 		python3 -m pip install --quiet --target .uv uv || { \
 		root=$$PWD; cd / && python3 -m pip install --quiet --target "$$root/.uv" uv; }; \
 	fi
 	@if $(PY) -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; then \
-		echo '==> keeping .venv'; touch -c $(PY); \
+		echo '==> keeping .venv'; \
 	else \
 		echo "==> creating .venv with $$($(UV) --version), Python $$(cat .python-version)"; \
 		$(UV) venv --quiet --clear .venv || { \
 		echo '==> no such Python; taking any from 3.12 on'; $(UV) venv --quiet --clear --python '>=3.12' .venv; }; \
 	fi
+	@touch $@
 
 # One stamp per extra, inside .venv so that it goes with it; made again when pyproject.toml changes.
-.venv/.installed-%: pyproject.toml | .venv/bin/python
+.venv/.installed-%: pyproject.toml | .venv/.created
 	@$(call install,.[$*])
 	@touch $@
 
 setup: .venv/.installed-tests ## create .venv and install the package with what its tests need
 
 # The released model's own code, the oracle of tests/parity. Its wheel is importable only from a folder named src.
-$(REFERENCE): | .venv/bin/python
+$(REFERENCE): | .venv/.created
 	@echo '==> fetching the reference model (claymodel 1.5.0) into .cache/reference'
 	@$(UV) pip install --quiet --python $(PY) --no-deps --target .cache/reference/src claymodel==1.5.0 \
 		|| echo '==> could not fetch it: the tests that compare with it will be skipped, and say so'
@@ -84,7 +86,7 @@ docs: .venv/.installed-docs ## build the documentation into docs/_build/html, wa
 	@echo '==> see docs/_build/html/index.html'
 
 # Run from a folder of its own, so that nothing of the checkout can be imported by accident.
-wheel: | .venv/bin/python ## build the wheel, install it into an environment of its own and train from there
+wheel: | .venv/.created ## build the wheel, install it into an environment of its own and train from there
 	@echo '==> building the wheel into build/dist'
 	@rm -rf build/dist build/wheel-run
 	@$(UV) build --quiet --wheel --python $(PY) --out-dir build/dist

@@ -5,14 +5,22 @@
 import contextlib
 import importlib
 import os
+import socket
 import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import hypothesis
 import pytest
 import torch
+
+# Nothing here asserts on wall time, and the first call of a function may take long.
+hypothesis.settings.register_profile('default', deadline=None)
+hypothesis.settings.load_profile('default')
+# No test draws on a screen.
+os.environ.setdefault('MPLBACKEND', 'Agg')
 
 REPO = Path(__file__).resolve().parents[1]
 REAL_DATA = REPO / '../shared/data/real'
@@ -36,6 +44,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason='needs the acquisitions in ../shared/data/real'))
         if item.get_closest_marker('network') and not os.environ.get('CLAY_TEST_NETWORK'):
             item.add_marker(pytest.mark.skip(reason='talks to other machines; set CLAY_TEST_NETWORK=1 to run it'))
+
+
+@pytest.fixture(autouse=True)
+def _no_network_but_loopback(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse connections to other machines, which a test would otherwise make unseen where there is a network."""
+    if request.node.get_closest_marker('network'):
+        return
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: object) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ('127.0.0.1', '::1', 'localhost'):
+            raise ConnectionRefusedError(f'a test without the mark `network` connects to {address}')
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, 'connect', guarded)
 
 
 @pytest.fixture(scope='session')

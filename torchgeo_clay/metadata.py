@@ -53,9 +53,7 @@ def _iso_week(days: Tensor) -> Tensor:
     thursday = days - weekday + 3
     shifted = thursday + 719468  # days since 0000-03-01, so that a leap day ends its year
     era_day = torch.remainder(shifted, 146097)
-    era_year = torch.div(
-        era_day - era_day // 1460 + era_day // 36524 - era_day // 146096, 365, rounding_mode='floor'
-    )
+    era_year = torch.div(era_day - era_day // 1460 + era_day // 36524 - era_day // 146096, 365, rounding_mode='floor')
     march_day = era_day - (365 * era_year + era_year // 4 - era_year // 100)  # 0 = 1 March
     year = era_year + torch.div(shifted, 146097, rounding_mode='floor') * 400
     january = march_day >= 306  # January and February belong to the next civil year
@@ -143,10 +141,9 @@ def check_gsd(gsd: float | Tensor) -> None:
     Raises:
         ValueError: for NaN, infinite, zero or negative values.
     """
-    if isinstance(gsd, Tensor):
-        values = torch.atleast_1d(gsd).tolist() if on_host(gsd) else []
-    else:
-        values = [float(gsd)]
+    if isinstance(gsd, Tensor) and not on_host(gsd):
+        return
+    values = torch.atleast_1d(gsd).tolist() if isinstance(gsd, Tensor) else [float(gsd)]
     for value in values:
         if not (math.isfinite(value) and value > 0):
             raise ValueError(
@@ -208,8 +205,8 @@ def check_batch(batch: Mapping[str, Any]) -> None:
     wavelengths, res, image = batch.get('wavelength'), batch.get('res'), batch.get('image')
     if wavelengths is None:
         raise ValueError(
-            f"The batch has no 'wavelength' (keys: {sorted(batch)}). Wrap the datamodule in SensorDataModule, or fix the "
-            'sensor with SensorMetadata(sensor=…).'
+            f"The batch has no 'wavelength' (keys: {sorted(batch)}). Wrap the datamodule in SensorDataModule, or "
+            'fix the sensor with SensorMetadata(sensor=…).'
         )
     if res is None:
         raise ValueError(
@@ -225,12 +222,14 @@ def check_batch(batch: Mapping[str, Any]) -> None:
         value = batch.get(key)
         if image is None or value is None or (key == 'wavelength' and value.ndim == 1):
             continue
-        if value.shape[0] != image.shape[0]:
+        if value.ndim == 0 or value.shape[0] != image.shape[0]:
             raise ValueError(f'{key}: expected {image.shape[0]} rows, one per image, got {tuple(value.shape)}.')
     if on_host(wavelengths):
         rows = wavelengths.reshape(-1, wavelengths.shape[-1])
         if not torch.equal(rows, rows[:1].expand_as(rows)):
-            raise ValueError('wavelength: expected equal rows, as one sensor and one band list make a batch; they differ.')
+            raise ValueError(
+                'wavelength: expected equal rows, as one sensor and one band list make a batch; they differ.'
+            )
         check_wavelengths(rows[0].tolist(), 'wavelength')
     check_gsd(res)
     for key, low, high in (('lat', -90, 90), ('lon', -180, 360)):

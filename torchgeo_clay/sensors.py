@@ -219,7 +219,9 @@ class Sensor:
         for name in names:
             if names.count(name) > 1:
                 asked = [b for b in bands if self.bands[self.index(b)].name == name]
-                raise ValueError(f'{self.name}: band {name!r} is asked for {len(asked)} times, as {asked}; once is right.')
+                raise ValueError(
+                    f'{self.name}: band {name!r} is asked for {len(asked)} times, as {asked}; once is right.'
+                )
         rgb = tuple(self.bands[i].name for i in self.rgb_indices)
         return replace(self, bands=chosen, rgb=rgb if set(rgb) <= set(names) else ())
 
@@ -246,12 +248,12 @@ class Sensor:
                 raise ValueError(f'{where}: expected {{wavelength: …, mean: …, std: …}}, got {values!r}.')
             _check_keys(where, values, required=required, known=required | {'aliases'})
             numbers = {k: _number(f'{where}: {k}', values[k]) for k in sorted(required)}
-            bands.append(Band(name=str(name), aliases=tuple(map(str, values.get('aliases', ()))), **numbers))
+            bands.append(Band(name=str(name), aliases=_names(f'{where}: aliases', values.get('aliases')), **numbers))
         return cls(
             name=str(description['name']),
             gsd=_number('gsd', description['gsd']),
             bands=tuple(bands),
-            rgb=tuple(map(str, description.get('rgb', ()))),
+            rgb=_names('rgb', description.get('rgb')),
             loss_scale=_number('loss_scale', description.get('loss_scale', 1.0)),
             scale=cast(Scale, description.get('scale', 'linear')),
         )
@@ -294,7 +296,16 @@ def _check_keys(where: str, mapping: Mapping[str, Any], *, required: set[str], k
         raise ValueError(f'{where}: expected {sorted(required)}, missing {sorted(missing)}.')
     for key in mapping:
         if key not in known:
-            raise ValueError(f'{where}: unknown key {key!r}.{_suggest(str(key), sorted(known))} Known: {sorted(known)}.')
+            raise ValueError(
+                f'{where}: unknown key {key!r}.{_suggest(str(key), sorted(known))} Known: {sorted(known)}.'
+            )
+
+
+def _names(where: str, value: Any) -> tuple[str, ...]:
+    """Convert to a tuple of names; nothing is no names, and a bare string would be taken for its letters."""
+    if value is not None and (isinstance(value, str) or not isinstance(value, Sequence)):
+        raise ValueError(f'{where}: expected a list of names, got {value!r}.')
+    return tuple(map(str, value or ()))
 
 
 def _number(where: str, value: Any) -> float:

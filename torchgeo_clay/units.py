@@ -76,6 +76,10 @@ def _valid_values(image: Tensor, valid: Tensor | None) -> _Values | None:
     bands = image.movedim(-3, 0)
     usable = torch.isfinite(bands).all(0) & (bands != 0).any(0)
     if valid is not None:
+        if any(v not in (1, i) for v, i in zip(reversed(valid.shape), reversed(image.shape), strict=False)):
+            raise ValueError(
+                f'valid: expected a mask like {tuple(image.shape)} or 1s for it, got {tuple(valid.shape)}.'
+            )
         usable &= torch.broadcast_to(valid.bool(), image.shape).movedim(-3, 0).all(0)
     bands = bands[:, usable]
     count = bands.shape[1]
@@ -104,7 +108,8 @@ def check_units(image: Tensor, sensor: Sensor, valid: Tensor | None = None) -> s
         A message that names the mistake and its remedy, or None where nothing speaks against the units.
 
     Raises:
-        ValueError: if the image has not three or four dimensions, or not the sensor's number of bands.
+        ValueError: if the image has not three or four dimensions, or not the sensor's number of bands, or ``valid``
+            does not fit it.
     """
     if image.ndim not in (3, 4) or image.shape[-3] != len(sensor):
         raise ValueError(
@@ -177,7 +182,7 @@ def _looks_8_bit(values: _Values) -> bool:
 def _product_problem(values: _Values, sensor: Sensor, expected: str) -> str | None:
     """What speaks against one product of an agency, by the way it codes reflectance."""
     if sensor.name.startswith('landsat-c2') and values.below(5000) > 0.5:
-        # USGS, Landsat Collection 2 scale factors: reflectance is DN · 2e-5 - 0.1 at level 1, DN · 2.75e-5 - 0.2 at level 2.
+        # USGS, Landsat Collection 2: reflectance is DN · 2e-5 - 0.1 at level 1 and DN · 2.75e-5 - 0.2 at level 2.
         return (
             f'{expected}. Collection 2 codes reflectance 0 as 5000 (level 1) or 7273 (level 2). Is it reflectance '
             'times 10000, as in HLS or Collection 1? Convert it: (x / 10000 + 0.2) / 2.75e-5 is level 2.'
@@ -193,8 +198,8 @@ def _product_problem(values: _Values, sensor: Sensor, expected: str) -> str | No
 def _offset_floor(values: _Values, sensor: Sensor) -> float | None:
     """The darkest band's floor if it looks like the offset of +1000, else None.
 
-    Water, shadow or dense forest is dark in some band nearly everywhere, and the offset puts it near 1000. Snow alone is
-    bright in all visible bands and cloud in all bands, so that short-wave infrared and a fair area are needed to judge.
+    Water, shadow or dense forest is dark in some band nearly everywhere, and the offset puts it near 1000. Snow is
+    bright in all visible bands, cloud in all bands: to judge takes short-wave infrared and a fair area.
     """
     visible, infrared = min(sensor.wavelengths) < 0.7, max(sensor.wavelengths) > 1.5
     if not (visible and infrared and values.bands.shape[1] >= _FAIR_AREA):

@@ -1,0 +1,59 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""The command line: sensors and configs."""
+
+from pathlib import Path
+
+import pytest
+
+from torchgeo_clay import __main__ as command
+from torchgeo_clay.sensors import sensor_table
+
+
+@pytest.fixture
+def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A made-up installation with two configs inside the package; the folder of these."""
+    folder = tmp_path / 'site/torchgeo_clay/configs'
+    folder.mkdir(parents=True)
+    for name in ('a.yaml', 'b.yaml'):
+        (folder / name).write_text(name)
+    monkeypatch.setattr(command, '__file__', str(folder.parent / '__main__.py'))
+    return folder
+
+
+def test_sensors(capsys: pytest.CaptureFixture[str]) -> None:
+    command.main(['sensors'])
+    assert capsys.readouterr().out == sensor_table() + '\n'
+
+
+def test_configs_of_an_installation(configs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command.main(['configs'])
+    assert capsys.readouterr().out.split() == [str(configs), 'a.yaml', 'b.yaml']
+    command.main(['configs', 'b.yaml'])
+    assert Path(capsys.readouterr().out.strip()).read_text() == 'b.yaml'
+
+
+def test_configs_of_a_checkout(repo_root: Path) -> None:
+    assert command.configs_folder() == repo_root / 'configs'
+
+
+def test_copies_but_replaces_nothing(configs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / 'mine/configs'
+    command.main(['configs', '--copy', str(target)])
+    assert {p.name: p.read_text() for p in target.iterdir()} == {'a.yaml': 'a.yaml', 'b.yaml': 'b.yaml'}
+    (target / 'a.yaml').write_text('edited')
+    (target / 'b.yaml').unlink()
+    with pytest.raises(SystemExit):
+        command.main(['configs', '--copy', str(target)])
+    assert 'already holds a.yaml; nothing was copied' in capsys.readouterr().err
+    assert [p.read_text() for p in target.iterdir()] == ['edited']
+
+
+def test_unknown_config_and_none_at_all(configs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(['configs', 'c.yaml'])
+    assert "no config 'c.yaml'" in capsys.readouterr().err
+    for path in configs.iterdir():
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match='install the package again'):
+        command.configs_folder()
