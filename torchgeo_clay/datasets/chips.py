@@ -113,7 +113,8 @@ def time_of(week_norm: Code, hour_norm: Code) -> float:
 def _load(path: str) -> tuple[npt.NDArray[Any], dict[str, Code]]:
     """Pixels and codes of a chip."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # opened here, as numpy leaves a file open that turns out not to be a zip
+        with open(path, 'rb') as stream, np.load(stream, allow_pickle=False) as file:
             missing = [key for key in _KEYS if key not in file]
             if missing:
                 raise SceneError(f'{path}: expected {", ".join(_KEYS)}; missing {", ".join(missing)}.')

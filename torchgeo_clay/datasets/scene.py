@@ -7,7 +7,6 @@ Nothing here reads pixels; see :mod:`torchgeo_clay.datasets.reading`.
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from rasterio.io import DatasetReader
 from torchgeo_clay.datasets.bands import SceneError, match_bands
 from torchgeo_clay.datasets.dates import UNKNOWN, Acquisition, acquisition, parse_time
 from torchgeo_clay.datasets.georeference import georeferencing, window_center, window_gsd
+from torchgeo_clay.datasets.tiff import missing_bytes
 from torchgeo_clay.metadata import check_gsd
 from torchgeo_clay.sensors import Sensor
 
@@ -132,22 +132,10 @@ def _has_mask(dataset: DatasetReader, band_indexes: Sequence[int]) -> bool:
     return MaskFlags.alpha not in flags or not set(_alpha_bands(dataset)) & set(band_indexes)
 
 
-def _check_complete(dataset: DatasetReader, band_indexes: Sequence[int]) -> None:
-    """Raise if a GeoTIFF on disk ends before its last block, which opening it does not notice."""
-    if dataset.driver != 'GTiff' or not os.path.isfile(dataset.name):
-        return
-    size = os.path.getsize(dataset.name)
-    for band in {band_indexes[0], band_indexes[-1]}:
-        height, width = dataset.block_shapes[band - 1]
-        for y in range(math.ceil(dataset.height / height)):
-            for x in range(math.ceil(dataset.width / width)):
-                start = dataset.get_tag_item(f'BLOCK_OFFSET_{x}_{y}', 'TIFF', bidx=band)
-                length = dataset.get_tag_item(f'BLOCK_SIZE_{x}_{y}', 'TIFF', bidx=band)
-                if start and length and int(start) + int(length) > size:
-                    raise SceneError(
-                        f'truncated: the file has {size} bytes, but a block of pixels ends at '
-                        f'{int(start) + int(length)}. Copy it again.'
-                    )
+def _check_complete(dataset: DatasetReader) -> None:
+    """Raise if a GeoTIFF on disk ends before its last tag or block, which opening it does not notice."""
+    if dataset.driver == 'GTiff' and os.path.isfile(dataset.name) and (missing := missing_bytes(dataset.name)):
+        raise SceneError(f'truncated: at least {missing} bytes are missing at its end. Copy it again.')
 
 
 def _scaling(dataset: DatasetReader, band_indexes: Sequence[int]) -> str:
@@ -225,6 +213,7 @@ def _scan(
     acquired: Acquisition | None,
 ) -> Scene:
     """The scene of an open raster."""
+    _check_complete(dataset)  # first, as band names may be among what is missing
     if dataset.count == 0:
         raise SceneError(
             f'it holds no bands itself, but {len(dataset.subdatasets)} subdatasets; convert one to GeoTIFF.'
@@ -241,7 +230,6 @@ def _scan(
             'it has no CRS, so there are no metres: give gsd= in metres per pixel (its place will be unknown), or '
             'georeference it.'
         )
-    _check_complete(dataset, indexes)
     return Scene(
         path=path,
         height=dataset.height,

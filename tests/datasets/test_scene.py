@@ -1,0 +1,137 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+import math
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import rasterio.shutil
+from rasterio.enums import ColorInterp
+from rasterio.transform import from_origin
+
+from torchgeo_clay.datasets import SceneError, scan_scene
+from torchgeo_clay.sensors import get_sensor
+
+NAIP, LINZ, S2 = get_sensor('naip'), get_sensor('linz'), get_sensor('sentinel-2-l2a')
+
+
+def test_describes_a_file(write_raster):
+    path = write_raster('m_20200415.tif', nodata=0, descriptions=('nir', 'red', 'green', 'blue'))
+    scene = scan_scene(path, NAIP, ['red', 'nir'])
+    assert (scene.path, scene.height, scene.width) == (str(path), 40, 50)
+    assert scene.crs == 'EPSG:32630'
+    assert tuple(scene.transform) == tuple(from_origin(500_000, 4_600_000, 10, 10))
+    assert (scene.band_indexes, scene.left_out, scene.described) == ((2, 1), ('green', 'blue'), True)
+    assert (scene.nodata, scene.has_mask, scene.dtype) == ((0.0, 0.0), False, 'uint8')
+    assert scene.time == datetime(2020, 4, 15, 12, tzinfo=UTC).timestamp()
+    assert not scene.acquired.has_hour
+
+
+def test_options_are_kept_and_checked(write_raster):
+    path = write_raster()
+    scene = scan_scene(path, NAIP, offset=-1000, to_db=True, gsd=2.5, time='2020-04-15T09:30:00Z')
+    assert (scene.offset, scene.to_db, scene.gsd(0, 0, 8, 8)) == (-1000.0, True, 2.5)
+    assert scene.time == datetime(2020, 4, 15, 9, 30, tzinfo=UTC).timestamp()
+    assert scan_scene(path, NAIP, time=12.5).time == 12.5
+    assert math.isnan(scan_scene(path, NAIP).time)
+    for wrong in (0, -1, math.nan):
+        with pytest.raises(ValueError, match='gsd: expected positive'):
+            scan_scene(path, NAIP, gsd=wrong)
+    with pytest.raises(ValueError, match='time: expected a date'):
+        scan_scene(path, NAIP, time='2014')
+
+
+@pytest.mark.parametrize(
+    ('content', 'reason'),
+    [(b'', 'zero bytes'), (b'not a raster', 'not readable as a raster'), (b'II*\0', 'not readable')],
+)
+def test_files_that_are_no_rasters(tmp_path: Path, content, reason):
+    path = tmp_path / 'scene.tif'
+    path.write_bytes(content)
+    with pytest.raises(SceneError, match=reason) as caught:
+        scan_scene(path, NAIP)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_a_missing_file(tmp_path: Path):
+    with pytest.raises(SceneError, match='not readable as a raster'):
+        scan_scene(tmp_path / 'none.tif', NAIP)
+
+
+@pytest.mark.parametrize('layout', [{}, {'tiled': True, 'blockxsize': 16, 'blockysize': 16}, {'compress': 'deflate'}])
+@pytest.mark.parametrize('profile', [{'interleave': 'band'}, {'BIGTIFF': 'YES'}, {'ENDIANNESS': 'BIG'}])
+def test_truncated_files_are_seen_without_reading(write_raster, layout, profile):
+    path = write_raster(**layout, **profile)
+    scan_scene(path, NAIP)
+    content = path.read_bytes()
+    for share in (0.99, 0.9, 0.5, 0.01):
+        path.write_bytes(content[: int(len(content) * share)])
+        with pytest.raises(SceneError, match=r'truncated|not readable'):
+            scan_scene(path, NAIP)
+
+
+def test_lost_blocks_are_seen_though_the_directory_is_there(write_raster):
+    path = write_raster(descriptions=None, COPY_SRC_OVERVIEWS='NO')
+    with rasterio.open(path) as source:
+        rasterio.shutil.copy(source, path.with_name('cog.tif'), driver='COG', blocksize=128, compress='none')
+    cog = path.with_name('cog.tif')
+    os.truncate(cog, cog.stat().st_size - 100)
+    with rasterio.open(cog) as file:
+        assert file.count == 4
+    with pytest.raises(SceneError, match=r'truncated: at least \d+ bytes are missing'):
+        scan_scene(cog, NAIP)
+
+
+def test_sparse_files_are_complete(write_raster):
+    path = write_raster(
+        pixels=np.zeros((4, 64, 64), np.uint8), sparse_ok=True, tiled=True, blockxsize=16, blockysize=16
+    )
+    assert scan_scene(path, NAIP).height == 64
+
+
+def test_no_crs_needs_a_gsd(write_raster):
+    path = write_raster(crs=None, transform=None)
+    with pytest.raises(SceneError, match=r'no CRS.*gsd='):
+        scan_scene(path, NAIP)
+    scene = scan_scene(path, NAIP, gsd=0.6)
+    assert scene.gsd(0, 0, 8, 8) == 0.6
+    assert all(math.isnan(v) for v in scene.place(0, 0, 8, 8))
+
+
+def test_complex_pixels_are_refused(write_raster):
+    path = write_raster(pixels=np.ones((2, 8, 8), np.complex64), descriptions=('VV', 'VH'))
+    with pytest.raises(SceneError, match='expected real pixels, got complex64'):
+        scan_scene(path, get_sensor('sentinel-1-rtc'))
+
+
+def test_errors_name_the_file_and_both_lists(write_raster):
+    path = write_raster()
+    with pytest.raises(
+        SceneError, match=r'bands rededge1, .* are missing; the file has red, green, blue, nir'
+    ) as caught:
+        scan_scene(path, S2)
+    assert str(caught.value).startswith(f'{path}: ')
+
+
+def test_infrared_that_calls_itself_alpha_is_no_mask(write_raster):
+    rgba = {'photometric': 'RGB', 'alpha': 'YES'}
+    path = write_raster('a.tif', **rgba)
+    with rasterio.open(path) as file:
+        assert file.colorinterp[3] == ColorInterp.alpha
+    assert not scan_scene(path, NAIP).has_mask
+    rgba = write_raster('b.tif', descriptions=None, **rgba)
+    scene = scan_scene(rgba, LINZ)
+    assert (scene.band_indexes, scene.has_mask, scene.described) == ((1, 2, 3), True, False)
+
+
+def test_a_files_own_scaling_is_noted(write_raster):
+    assert scan_scene(write_raster('a.tif'), NAIP).scaling == ''
+    assert scan_scene(write_raster('b.tif', tags={'REFLECTANCE_OFFSET_DN': '0'}), NAIP).scaling == ''
+    assert '-1000' in scan_scene(write_raster('c.tif', tags={'REFLECTANCE_OFFSET_DN': '-1000'}), NAIP).scaling
+    path = write_raster('d.tif')
+    with rasterio.open(path, 'r+') as file:
+        file.scales = (1e-4,) * 4
+    assert scan_scene(path, NAIP).scaling == 'scale=0.0001'
