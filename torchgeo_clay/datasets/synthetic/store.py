@@ -1,0 +1,144 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""Files: GeoTIFFs, and a folder that is either absent or complete however the writing ends."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from rasterio.crs import CRS
+from rasterio.io import MemoryFile
+from rasterio.transform import Affine
+
+__all__ = ('MANIFEST', 'complete_folder', 'write_geotiff')
+
+MANIFEST = 'manifest.json'
+_log = logging.getLogger(__name__)
+
+
+def write_geotiff(
+    path: Path,
+    image: np.ndarray,
+    *,
+    crs: CRS,
+    transform: Affine,
+    descriptions: Sequence[str],
+    tags: Mapping[str, str],
+    colours: Mapping[int, tuple[int, int, int]] | None = None,
+) -> None:
+    """Write a tiled, compressed GeoTIFF.
+
+    It is built in memory and written by Python, since GDAL finds a full disk on closing the file, where nobody hears.
+
+    Args:
+        path: the file; its folder is made.
+        image: (C, H, W).
+        crs: of the raster.
+        transform: pixel to CRS coordinates.
+        descriptions: a name per band.
+        tags: of the file.
+        colours: red, green and blue by value, for one band of uint8.
+
+    Raises:
+        OSError: if the file can't be written, for instance as the disk is full.
+    """
+    count, height, width = image.shape
+    with MemoryFile() as memory:
+        with memory.open(
+            driver='GTiff', count=count, height=height, width=width, dtype=image.dtype, crs=crs, transform=transform,
+            tiled=True, blockxsize=128, blockysize=128, interleave='pixel', compress='deflate', zlevel=4,
+            predictor=3 if image.dtype.kind == 'f' else 2,
+        ) as file:  # fmt: skip
+            file.write(image)
+            file.descriptions = tuple(descriptions)
+            file.update_tags(**tags)
+            if colours:
+                file.write_colormap(1, dict(colours))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(memory.getbuffer())
+
+
+def complete_folder(
+    root: Path, parameters: Mapping[str, Any], needed: int, write: Callable[[Path], None]
+) -> dict[str, int]:
+    """Make sure that a folder holds what some parameters make, writing it once.
+
+    The files are written into a folder beside, which then takes the place of ``root``; a lock lets one process write
+    while others wait for it. A folder that is complete is only read, so it may lie on read-only storage.
+
+    Args:
+        root: the folder.
+        parameters: what decides the content; must survive JSON.
+        needed: bytes to be written at most, for the message on a full disk.
+        write: writes all files into the folder it is given.
+
+    Returns:
+        Size in bytes by the path of each file, relative to ``root``.
+
+    Raises:
+        ValueError: if the folder holds files of other parameters, of somebody else, or not all of its own.
+        OSError: if writing fails; names free and needed space; nothing stays behind.
+    """
+    if (files := _read(root, parameters)) is not None:
+        return files
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(root.parent / f'.{root.name}.lock'):
+            if (files := _read(root, parameters)) is not None:  # another process wrote it meanwhile
+                return files
+            return _write(root, parameters, write)
+    except OSError as error:
+        parent = next(p for p in root.absolute().parents if p.exists())
+        free = shutil.disk_usage(parent).free
+        raise OSError(
+            error.errno,
+            f'Writing the synthetic scenes into {root} failed ({error}). They need up to {needed / 1e6:.0f} MB, and '
+            f'{free / 1e6:.0f} MB are free; nothing was left behind. Make room, ask for fewer or smaller scenes, or '
+            'choose another root.',
+        ) from error
+
+
+def _write(root: Path, parameters: Mapping[str, Any], write: Callable[[Path], None]) -> dict[str, int]:
+    """Write beside the folder, then move into its place; the caller holds the lock."""
+    draft = root.parent / f'.{root.name}.writing'
+    shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed: we hold the lock, so it's nobody's now
+    try:
+        draft.mkdir()
+        write(draft)
+        files = {p.relative_to(draft).as_posix(): p.stat().st_size for p in sorted(draft.rglob('*')) if p.is_file()}
+        manifest = {'parameters': parameters, 'files': files}
+        (draft / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding='utf-8')
+        os.replace(draft, root)  # takes the place of an empty folder, too
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    _log.info('Wrote %d files, %.1f MB, into %s.', len(files), sum(files.values()) / 1e6, root)
+    return files
+
+
+def _read(root: Path, parameters: Mapping[str, Any]) -> dict[str, int] | None:
+    """The files of a complete folder, None where there is nothing yet."""
+    remedy = f'Delete {root}, or choose another root.'
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return None
+    try:
+        manifest = json.loads((root / MANIFEST).read_text(encoding='utf-8'))
+        found, files = manifest['parameters'], dict(manifest['files'])
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f'{root}: expected an empty folder or synthetic scenes, got other files. {remedy}') from error
+    expected = json.loads(json.dumps(parameters))
+    if found != expected:
+        differing = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
+        raise ValueError(f'{root}: holds synthetic scenes made with other {", ".join(differing)}. {remedy}')
+    for name, size in files.items():
+        path = root / name
+        if not path.is_file() or path.stat().st_size != size:
+            raise ValueError(f'{root}: expected {name} with {size} bytes, which is missing or was changed. {remedy}')
+    return files
