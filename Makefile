@@ -82,6 +82,7 @@ types: .venv/.installed-lint ## check types
 
 docs: .venv/.installed-docs ## build the documentation into docs/_build/html, warnings being errors
 	@echo '==> sphinx'
+	@rm -rf docs/generated
 	@$(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html $(ARGS)
 	@echo '==> see docs/_build/html/index.html'
 
