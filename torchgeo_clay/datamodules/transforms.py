@@ -1,0 +1,68 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""Normalisation on the device. Shapes: B samples, C bands, H rows, W columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchgeo_clay.sensors import Sensor
+
+__all__ = ('SensorNormalization', 'normalize')
+
+
+def normalize(image: Tensor, valid: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Normalise an image per band and put zeros where it has no data.
+
+    Args:
+        image: (B, C, H, W) in the sensor's units, any real dtype.
+        valid: (B, 1 or C, H, W) bool, False where there is no data.
+        mean: (C,) float32.
+        std: (C,) float32.
+
+    Returns:
+        (B, C, H, W) float32; zero, the mean of the training data, where not valid.
+    """
+    normalized = (image.to(torch.float32) - mean[:, None, None]) / std[:, None, None]
+    return torch.where(valid, normalized, 0.0)
+
+
+class SensorNormalization:
+    """Normalises each batch with the statistics of its sensor, on the batch's device."""
+
+    def __init__(self, sensors: Mapping[str, Sensor]) -> None:
+        """Initialise.
+
+        Args:
+            sensors: batch['sensor'] → the sensor, its bands in the order of the image's.
+        """
+        self.sensors = dict(sensors)
+        self._statistics: dict[tuple[str, torch.device], tuple[Tensor, Tensor]] = {}
+
+    def statistics(self, name: str, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and std of a sensor, each (C,) float32, copied to a device once."""
+        if (name, device) not in self._statistics:
+            sensor = self.sensors[name]
+            self._statistics[name, device] = (
+                torch.tensor(sensor.mean, dtype=torch.float32, device=device),
+                torch.tensor(sensor.std, dtype=torch.float32, device=device),
+            )
+        return self._statistics[name, device]
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Normalise a batch.
+
+        Args:
+            batch: ``image`` (B, C, H, W), ``valid`` (B, 1, H, W), ``band_mask`` (B, C) bool and ``sensor``.
+
+        Returns:
+            The batch with ``target``, the normalised image, and ``image``, the same with hidden bands set to zero:
+            zero after normalisation, as the release does it.
+        """
+        mean, std = self.statistics(batch['sensor'], batch['image'].device)
+        target = normalize(batch['image'], batch['valid'], mean, std)
+        return {**batch, 'target': target, 'image': target * batch['band_mask'][:, :, None, None]}
