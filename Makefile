@@ -98,7 +98,7 @@ wheel: | .venv/.created ## build the wheel, install it into an environment of it
 	@echo '==> torchgeo fit from the installed configs, a few steps'
 	@cd build/wheel-run && env=../wheel-env/bin && $$env/python -m torchgeo_clay configs \
 		&& $$env/torchgeo fit --config "$$($$env/python -m torchgeo_clay configs clay_pretrain.yaml)" \
-		--trainer.max_epochs 1 --trainer.limit_train_batches 2 --trainer.limit_val_batches 1 $(ARGS)
+		--trainer.max_epochs 1 --trainer.limit_train_batches 2 --trainer.limit_val_batches 2 $(ARGS)
 
 clean: ## remove what was built and cached, but not .venv
 	rm -rf build dist docs/_build docs/generated .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
