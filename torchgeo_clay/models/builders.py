@@ -42,7 +42,8 @@ def clay_tiny_patch8(
 
     Args:
         weights: None for random ones, or the path of a released-format
-            ``.ckpt``, a checkpoint of our own pretraining, or an encoder-only ``.safetensors``. What does not match raises.
+            ``.ckpt``, a checkpoint of our own pretraining, or an encoder-only ``.safetensors``. What does not match
+            raises.
         sensor: see :class:`Clay`, as for bands.
         bands: see :class:`Clay`.
         **vit_kwargs: see :class:`Clay`.
@@ -70,7 +71,8 @@ def clay_small_patch8(
 
     Args:
         weights: None for random ones, or the path of a released-format
-            ``.ckpt``, a checkpoint of our own pretraining, or an encoder-only ``.safetensors``. What does not match raises.
+            ``.ckpt``, a checkpoint of our own pretraining, or an encoder-only ``.safetensors``. What does not match
+            raises.
         sensor: see :class:`Clay`, as for bands.
         bands: see :class:`Clay`.
         **vit_kwargs: see :class:`Clay`.
@@ -98,7 +100,8 @@ def clay_base_patch8(
 
     Args:
         weights: None for random ones, or the path of a released-format
-            ``.ckpt``, a checkpoint of our own pretraining, or an encoder-only ``.safetensors``. What does not match raises.
+            ``.ckpt``, a checkpoint of our own pretraining, or an encoder-only ``.safetensors``. What does not match
+            raises.
         sensor: see :class:`Clay`, as for bands.
         bands: see :class:`Clay`.
         **vit_kwargs: see :class:`Clay`.
@@ -126,7 +129,8 @@ def clay_large_patch8(
 
     Args:
         weights: None for random ones, a member of :class:`ClayLarge8_Weights`, or the path of a released-format
-            ``.ckpt``, a checkpoint of our own pretraining, or an encoder-only ``.safetensors``. What does not match raises.
+            ``.ckpt``, a checkpoint of our own pretraining, or an encoder-only ``.safetensors``. What does not match
+            raises.
         sensor: see :class:`Clay`, as for bands.
         bands: see :class:`Clay`.
         **vit_kwargs: see :class:`Clay`.

@@ -1,0 +1,7 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""Lightning callbacks."""
+
+from torchgeo_clay.callbacks.reconstruction import ReconstructionPlot
+
+__all__ = ('ReconstructionPlot',)

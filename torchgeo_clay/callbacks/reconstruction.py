@@ -1,0 +1,159 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""Pictures of what the autoencoder saw and what it made of it. Shapes: B samples, C bands, H × W pixels."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange, repeat
+from lightning.pytorch import Callback, LightningModule, Trainer
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+from torchgeo_clay.metadata import Conditioning
+from torchgeo_clay.models.masking import Masking
+from torchgeo_clay.models.teacher import teacher_rgb
+from torchgeo_clay.sensors import Sensor
+
+__all__ = ('ReconstructionPlot', 'plot_reconstruction')
+
+
+def _mask_pixels(mask: Tensor, height: int, width: int) -> Tensor:
+    """Blow a mask of patches up to pixels: (B, L) → (B, 1, height, width) bool."""
+    p = int((height * width / mask.shape[1]) ** 0.5)
+    pixels = repeat(mask.bool(), 'b (h w) -> b (h p) (w q)', h=height // p, p=p, q=p)
+    return rearrange(pixels, 'b h w -> b 1 h w')
+
+
+def _stretch(images: list[Tensor]) -> list[NDArray[np.float64]]:
+    """Scale (3, H, W) images to 0-1 by the 2nd and 98th percentile of each channel of the first."""
+    reference = rearrange(images[0], 'c h w -> c (h w)')
+    low, high = (torch.nanquantile(reference, q, dim=1)[:, None, None] for q in (0.02, 0.98))
+    scale = (high - low).clamp(min=1e-6)
+    scaled = [((image - low) / scale).clamp(0, 1).nan_to_num(0.5) for image in images]
+    return [rearrange(image, 'c h w -> h w c').double().numpy() for image in scaled]
+
+
+def plot_reconstruction(target: Tensor, reconstruction: Tensor, mask: Tensor, sensor: Sensor, gsd: Tensor) -> Figure:
+    """Original, masked, and reconstructed images beside each other.
+
+    Args:
+        target: (B, C, H, W) normalised.
+        reconstruction: (B, C, H, W) normalised, all patches predicted.
+        mask: (B, L), 1 where a patch was masked.
+        sensor: which bands they are. Without rgb bands the first band is shown in grey.
+        gsd: (B,) metres per pixel.
+
+    Returns:
+        A figure with one row per sample: original, what the encoder saw, visible patches with the masked ones as
+        predicted, and all as predicted.
+    """
+    target, reconstruction, mask = (t.detach().float().cpu() for t in (target, reconstruction, mask))
+    hidden = _mask_pixels(mask, *target.shape[-2:])
+    columns = {
+        'original': target,
+        'seen by the encoder': torch.where(hidden, torch.nan, target),
+        'masked patches predicted': torch.where(hidden, reconstruction, target),
+        'all patches predicted': reconstruction,
+    }
+    colour = bool(sensor.rgb) or (sensor.scale == 'db' and len(sensor) == 2)
+    shown = [teacher_rgb(t, sensor) if colour else repeat(t[:, :1], 'b 1 h w -> b 3 h w') for t in columns.values()]
+    figure = Figure(figsize=(3.2 * len(columns), 3.3 * len(target)), layout='constrained')
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(target), len(columns), squeeze=False)
+    for i, row in enumerate(axes):
+        for axis, title, image in zip(row, columns, _stretch([t[i] for t in shown]), strict=True):
+            axis.imshow(image)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if i == 0:
+                axis.set_title(title)
+        size = target.shape[-1] * float(gsd[i])
+        row[0].set_ylabel(f'{size:,.0f} m' if size < 10_000 else f'{size / 1000:,.0f} km')
+    bands = ', '.join(sensor.rgb) if sensor.rgb else ('VV, VH, mean' if colour else sensor.band_names[0])
+    figure.suptitle(f'{sensor.name} ({bands}; normalised, stretched by the original)')
+    return figure
+
+
+class ReconstructionPlot(Callback):
+    """Writes original, masked and reconstructed images of each sensor, as PNG and to the logger.
+
+    The images are the first of each sensor's validation, with the fixed masks they have there.
+    """
+
+    def __init__(
+        self, every_n_epochs: int = 1, num_images: int = 3, dirpath: str | os.PathLike[str] | None = None
+    ) -> None:
+        """Initialize the callback.
+
+        Args:
+            every_n_epochs: how often; the last epoch is always plotted.
+            num_images: images per sensor.
+            dirpath: folder of the PNGs; None for ``reconstructions`` in the trainer's log folder.
+
+        Raises:
+            ValueError: for numbers below 1.
+        """
+        if every_n_epochs < 1 or num_images < 1:
+            raise ValueError(
+                f'Expected every_n_epochs and num_images of at least 1, got {every_n_epochs} and {num_images}.'
+            )
+        self.every_n_epochs = every_n_epochs
+        self.num_images = num_images
+        self.dirpath = dirpath
+        self._done: set[str] = set()
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget which sensors were plotted."""
+        self._done.clear()
+
+    def _due(self, trainer: Trainer) -> bool:
+        """Whether this validation is to be plotted."""
+        if not trainer.is_global_zero or trainer.sanity_checking:
+            return False
+        if trainer.state.fn != 'fit':
+            return True
+        epoch = trainer.current_epoch + 1
+        return epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: dict[str, Any],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Plot a sensor's first batch."""
+        name = batch['sensor']
+        if name in self._done or not self._due(trainer):
+            return
+        self._done.add(name)
+        n = slice(self.num_images)
+        some = {k: v[n] if isinstance(v, Tensor) else v for k, v in batch.items()}
+        conditioning = Conditioning.from_batch(some, pl_module.hparams['latlon_order'])
+        model = pl_module.model
+        with torch.no_grad():
+            pixels = model.reconstruct(some['image'], **vars(conditioning), noise=some['noise'])
+        mask = Masking.from_noise(some['noise'], model.mask_ratio).mask
+        target = torch.where(some['valid'], some['target'], torch.nan)
+        figure = plot_reconstruction(target, pixels, mask, pl_module.sensor_of(batch), some['res'])
+        self._write(trainer, figure, name)
+
+    def _write(self, trainer: Trainer, figure: Figure, name: str) -> None:
+        """Write a figure to a PNG and to the loggers that take figures."""
+        folder = Path(self.dirpath or Path(trainer.log_dir or trainer.default_root_dir) / 'reconstructions')
+        folder.mkdir(parents=True, exist_ok=True)
+        figure.savefig(folder / f'{name}-epoch{trainer.current_epoch:04d}.png', dpi=100)
+        for logger in trainer.loggers:
+            add_figure = getattr(logger.experiment, 'add_figure', None)
+            if add_figure is not None:
+                add_figure(f'reconstruction/{name}', figure, global_step=trainer.global_step, close=False)

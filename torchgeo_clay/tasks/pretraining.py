@@ -1,0 +1,203 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""Masked autoencoder pretraining. Shapes: B samples, C bands, H × W pixels, L patches."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal, cast
+
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torchgeo.tasks import BaseTask
+
+import torchgeo_clay.models
+from torchgeo_clay.metadata import Conditioning, LatLonOrder
+from torchgeo_clay.models import ClayMAE, MAEOutput
+from torchgeo_clay.models.teacher import teacher_rgb
+from torchgeo_clay.sensors import Sensor, get_sensor
+from torchgeo_clay.tasks.recipes import cosine, published
+
+__all__ = ('ClayPretraining',)
+
+_MODELS = tuple(f'clay_mae_{size}_patch8' for size in ('tiny', 'small', 'base', 'large'))
+_TEACHER = 'model.teacher.'
+
+
+class ClayPretraining(BaseTask):
+    """Pretrain Clay: reconstruct masked patches, and represent chips as a teacher does.
+
+    Batches are those of :class:`~torchgeo_clay.datamodules.ClayPretrainDataModule`, which draws whatever is random;
+    the task itself is deterministic. Logged, for train, val and test: ``{split}_loss``, ``{split}_reconstruction_loss``
+    and, with a teacher, ``{split}_representation_loss``; of each also ``…/{sensor}``.
+    """
+
+    model: ClayMAE
+
+    def __init__(
+        self,
+        model: str = 'clay_mae_large_patch8',
+        weights: str | os.PathLike[str] | None = None,
+        teacher: str | None = None,
+        representation_weight: float = 0.05,
+        norm_pix_loss: bool = False,
+        mask_ratio: float = 0.75,
+        recipe: Literal['cosine', 'published'] = 'cosine',
+        lr: float | None = None,
+        weight_decay: float = 0.05,
+        warmup: float = 0.05,
+        t_0: int = 1000,
+        t_mult: int = 2,
+        grad_checkpointing: bool = False,
+        latlon_order: LatLonOrder = 'latlon',
+    ) -> None:
+        """Initialize the task.
+
+        Args:
+            model: the builder's name, ``clay_mae_{tiny,small,base,large}_patch8``.
+            weights: where training goes on from: ``ClayLarge8_Weights.CLAY_V1_5``, the path of a released-format
+                checkpoint or of one of this task; None for random ones.
+            teacher: a timm name such as ``vit_large_patch14_reg4_dinov2.lvd142m`` (the release's), which is fetched
+                from the Hub unless the weights hold it; None to reconstruct only.
+            representation_weight: see :class:`~torchgeo_clay.models.ClayMAE`, as for the next two.
+            norm_pix_loss: see :class:`~torchgeo_clay.models.ClayMAE`.
+            mask_ratio: see :class:`~torchgeo_clay.models.ClayMAE`.
+            recipe: ``cosine``, a warm-up and a cosine decay, or ``published``, the release's rising warm restarts; see
+                :mod:`torchgeo_clay.tasks.recipes`.
+            lr: learning rate; None for the recipe's own, 1.5e-4 for ``cosine`` and 1e-5 for ``published``.
+            weight_decay: of AdamW.
+            warmup: share of the steps in which ``cosine`` raises the rate.
+            t_0: steps of the first cycle of ``published``.
+            t_mult: factor from one cycle's length to the next of ``published``.
+            grad_checkpointing: recompute the encoder's activations in the backward pass, to save memory.
+            latlon_order: order of latitude and longitude in the place code; the release's documents say ``latlon``, but
+                its training chips may have been ``lonlat``.
+
+        Raises:
+            ValueError: for an unknown model or recipe, or values out of range.
+        """
+        if model not in _MODELS:
+            raise ValueError(f'model: expected one of {", ".join(_MODELS)}, got {model!r}.')
+        if recipe not in ('cosine', 'published'):
+            raise ValueError(f"recipe: expected 'cosine' or 'published', got {recipe!r}.")
+        self.weights = weights
+        super().__init__()
+
+    def configure_models(self) -> None:
+        """Build the autoencoder."""
+        hparams = self.hparams
+        self.model = getattr(torchgeo_clay.models, hparams['model'])(
+            weights=self.weights,
+            teacher=hparams['teacher'],
+            representation_weight=hparams['representation_weight'],
+            norm_pix_loss=hparams['norm_pix_loss'],
+            mask_ratio=hparams['mask_ratio'],
+        )
+        self.model.encoder.set_grad_checkpointing(hparams['grad_checkpointing'])
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The recipe's optimiser, and its scheduler stepped per training step."""
+        hparams = self.hparams
+        lr, decay = hparams['lr'], hparams['weight_decay']
+        if hparams['recipe'] == 'published':
+            optimizer, scheduler = published(self.model, lr or 1e-5, decay, hparams['t_0'], hparams['t_mult'])
+        else:
+            tokens = {f'encoder.{name}' for name in self.model.encoder.no_weight_decay()}
+            tokens |= {f'decoder.head.kernels.{name}' for name in ('weight_tokens', 'bias_token')}
+            steps = int(self.trainer.estimated_stepping_batches)
+            optimizer, scheduler = cosine(self.model, steps, lr or 1.5e-4, decay, hparams['warmup'], no_decay=tokens)
+        config = {'optimizer': optimizer, 'lr_scheduler': {'scheduler': scheduler, 'interval': 'step'}}
+        return cast(OptimizerLRScheduler, config)
+
+    def sensor_of(self, batch: dict[str, Any]) -> Sensor:
+        """The sensor of a batch, with the bands the datamodule selected."""
+        datamodule = getattr(self._trainer, 'datamodule', None)
+        selected = getattr(datamodule, 'selected', {})
+        return selected[batch['sensor']] if batch['sensor'] in selected else get_sensor(batch['sensor'])
+
+    def reconstruction(self, batch: dict[str, Any]) -> MAEOutput:
+        """Run the autoencoder on a batch.
+
+        Args:
+            batch: see :class:`~torchgeo_clay.datamodules.ClayPretrainDataModule`.
+
+        Returns:
+            Losses, prediction and mask.
+        """
+        sensor = self.sensor_of(batch)
+        conditioning = Conditioning.from_batch(batch, self.hparams['latlon_order'])
+        output: MAEOutput = self(
+            batch['image'],
+            conditioning.wavelengths,
+            conditioning.gsd,
+            conditioning.time,
+            conditioning.latlon,
+            noise=batch['noise'],
+            target=batch['target'],
+            valid=batch['valid'],
+            rgb=None if self.model.teacher is None else teacher_rgb(batch['target'], sensor),
+            loss_scale=sensor.loss_scale,
+        )
+        return output
+
+    def _step(self, batch: dict[str, Any], split: str) -> Tensor:
+        """Run a batch and log its losses, in all and of its sensor."""
+        output = self.reconstruction(batch)
+        losses = {'loss': output.loss, 'reconstruction_loss': output.reconstruction_loss}
+        if self.model.teacher is not None:
+            losses['representation_loss'] = output.representation_loss
+        for name, value in losses.items():
+            for key in (f'{split}_{name}', f'{split}_{name}/{batch["sensor"]}'):
+                bar = key == f'{split}_loss'
+                size = batch['image'].shape[0]
+                self.log(key, value, batch_size=size, prog_bar=bar, on_step=False, on_epoch=True, sync_dist=True)
+        return output.loss
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Compute the training loss.
+
+        Args:
+            batch: see :meth:`reconstruction`.
+            batch_idx: ignored.
+
+        Returns:
+            () loss.
+        """
+        loss = self._step(batch, 'train')
+        self.log('lr', self.optimizers().param_groups[0]['lr'], on_step=True, on_epoch=False)
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Compute the validation losses.
+
+        Args:
+            batch: see :meth:`reconstruction`.
+            batch_idx: ignored.
+        """
+        self._step(batch, 'val')
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Compute the test losses.
+
+        Args:
+            batch: see :meth:`reconstruction`.
+            batch_idx: ignored.
+        """
+        self._step(batch, 'test')
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the frozen teacher out of checkpoints: its name, in the hyperparameters, brings it back.
+
+        Args:
+            checkpoint: to be saved.
+        """
+        checkpoint['state_dict'] = {k: v for k, v in checkpoint['state_dict'].items() if not k.startswith(_TEACHER)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the teacher, which is here already, into the checkpoint that is loaded strictly.
+
+        Args:
+            checkpoint: as saved.
+        """
+        teacher = {k: v for k, v in self.state_dict().items() if k.startswith(_TEACHER)}
+        checkpoint['state_dict'] = {**checkpoint['state_dict'], **teacher}
