@@ -2,8 +2,9 @@
 
 """Lazy, verified reading of tensors from ``.ckpt`` and ``.safetensors`` files.
 
-A checkpoint's pickle is read without its tensors (torch's FakeTensorMode leaves their offsets), so that of the release's
-5.16 GB only the 1.25 GB of the encoder are ever touched, one tensor at a time, each checked against the archive's CRC.
+A checkpoint's pickle is read without its tensors (torch's FakeTensorMode leaves their offsets), so that of the
+release's 5.16 GB only the 1.25 GB of the encoder are ever touched, one tensor at a time, each checked against the
+archive's CRC.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import struct
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -75,7 +76,7 @@ class Archive:
             CheckpointError: if bytes are missing or do not match their checksum.
         """
         if self._fake:
-            return dict(_read_zip(self.path, {k: self._fake[k] for k in keys}))
+            return _read_zip(self.path, {k: self._fake[k] for k in keys})
         try:
             with safe_open(self.path, framework='pt') as file:
                 tensors = {k: file.get_tensor(k) for k in keys}
@@ -84,8 +85,8 @@ class Archive:
         expected = self.extra.get('sha256')
         if expected is not None and set(tensors) == set(self.shapes) and tensor_digest(tensors) != expected:
             raise CheckpointError(
-                f'{self.path}: the tensors do not match the SHA-256 written with them: the file was damaged or changed. '
-                'Copy or download it again.'
+                f'{self.path}: the tensors do not match the SHA-256 written with them: the file was damaged or '
+                'changed. Copy or download it again.'
             )
         return tensors
 
@@ -94,7 +95,8 @@ def _safetensors_contents(path: Path) -> tuple[Mapping[str, tuple[int, ...]], Ma
     """Shapes and metadata of a safetensors file."""
     try:
         with safe_open(path, framework='pt') as file:
-            return {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}, file.metadata() or {}
+            names = file.keys()
+            return {k: tuple(file.get_slice(k).get_shape()) for k in names}, file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f'{path}: not a whole .safetensors file ({error}). Is it truncated? Copy or download it again.'
@@ -105,16 +107,16 @@ def _checkpoint_contents(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str,
     """The state dict of a checkpoint, its tensors fake, and whatever stands beside it."""
     if not zipfile.is_zipfile(path):
         raise CheckpointError(
-            f'{path}: not a whole PyTorch checkpoint in zip format. Truncated? Then copy or download it again. Written by '
-            'PyTorch before 1.6? Then load and save it with a newer one.'
+            f'{path}: not a whole PyTorch checkpoint in zip format. Truncated? Then copy or download it again. '
+            'Written by PyTorch before 1.6? Then load and save it with a newer one.'
         )
     try:
         with FakeTensorMode():
             contents = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f'{path}: holds more than tensors and plain values, that is code, which is never run here. If you trust it, '
-            'load it yourself and save its state_dict alone. PyTorch says: ' + str(error).strip().split('\n')[-1]
+            f'{path}: holds more than tensors and plain values, that is code, which is never run here. If you trust '
+            'it, load it yourself and save its state_dict alone. PyTorch says: ' + str(error).strip().split('\n')[-1]
         ) from error
     except (RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile, UnicodeDecodeError) as error:
         raise CheckpointError(f'{path}: not a PyTorch checkpoint, or a damaged one ({error}).') from error
@@ -128,34 +130,44 @@ def _checkpoint_contents(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str,
     return state, {k: v for k, v in contents.items() if k != 'state_dict'} if state is not contents else {}
 
 
-def _read_zip(path: Path, fakes: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def _read_zip(path: Path, fakes: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Read tensors of a PyTorch zip archive, each checked against its entry's CRC-32."""
     storages: dict[int, Tensor] = {}  # by offset, as tensors may share one
-    with zipfile.ZipFile(path) as archive, open(path, 'rb') as raw:
-        entries = {}
-        for entry in archive.infolist():
-            raw.seek(entry.header_offset)
-            name, extra = _LOCAL_HEADER.unpack(raw.read(_LOCAL_HEADER.size))
-            entries[entry.header_offset + _LOCAL_HEADER.size + name + extra] = entry
-        for key, fake in fakes.items():
-            storage = fake.untyped_storage()
-            offset = storage._checkpoint_offset
-            try:
+    tensors: dict[str, Tensor] = {}
+    key = 'its table of contents'
+    try:
+        with zipfile.ZipFile(path) as archive, open(path, 'rb') as raw:
+            entries = dict(_offsets(archive, raw))
+            for key, fake in fakes.items():
+                storage = fake.untyped_storage()
+                offset = int(storage._checkpoint_offset or 0)
                 if offset not in storages:
                     storages[offset] = _read_entry(archive, entries[offset], storage.nbytes())
-            except (zipfile.BadZipFile, EOFError, KeyError, OSError) as error:
-                raise CheckpointError(
-                    f'{path}: {key} is damaged ({error}); the file was truncated or changed. Copy or download it again.'
-                ) from error
-            flat = storages[offset].untyped_storage()
-            yield key, torch.empty(0, dtype=fake.dtype).set_(flat, fake.storage_offset(), fake.shape, fake.stride())
+                flat = storages[offset].untyped_storage()
+                tensors[key] = torch.empty(0, dtype=fake.dtype)
+                tensors[key].set_(flat, fake.storage_offset(), fake.shape, fake.stride())
+    except (zipfile.BadZipFile, EOFError, KeyError, OSError, RuntimeError, struct.error) as error:
+        raise CheckpointError(
+            f'{path}: {key} is damaged ({error}); the file was truncated or changed. Copy or download it again.'
+        ) from error
+    return tensors
+
+
+def _offsets(archive: zipfile.ZipFile, raw: BinaryIO) -> Iterator[tuple[int, zipfile.ZipInfo]]:
+    """Where the bytes of each entry begin, which is by what PyTorch's reader calls them."""
+    for entry in archive.infolist():
+        raw.seek(entry.header_offset)
+        name, extra = _LOCAL_HEADER.unpack(raw.read(_LOCAL_HEADER.size))
+        yield entry.header_offset + _LOCAL_HEADER.size + name + extra, entry
 
 
 def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, size: int) -> Tensor:
     """Read one entry into memory of its own; zipfile compares the CRC as the last byte is read."""
+    if entry.file_size != size:  # or the last byte, hence the CRC, would never be reached
+        raise EOFError(f'{entry.file_size} of {size} bytes')
     buffer = torch.empty(size, dtype=torch.uint8)
     view = memoryview(buffer.numpy())
-    with archive.open(entry) as file:
+    with cast(zipfile.ZipExtFile, archive.open(entry)) as file:
         done = 0
         while done < size:
             read = file.readinto(view[done : done + _CHUNK])

@@ -92,9 +92,10 @@ def _find_encoder(archive: Archive) -> tuple[str, bool]:
 def _refuse_v1(archive: Archive, prefix: str) -> None:
     """Raise for a v1 model, which is told by its teacher (SAM): of another architecture, though the names are alike."""
     parameters = archive.extra.get('hyper_parameters')
-    teacher = str(parameters.get('teacher', '')) if isinstance(parameters, Mapping) else ''
-    stem = prefix.removesuffix('encoder.')
-    if 'sam' in teacher or any(k.startswith(stem + 'teacher.') and 'rel_pos' in k for k in archive.shapes):
+    named = str(parameters.get('teacher', '')) if isinstance(parameters, Mapping) else ''
+    held = [k for k in archive.shapes if k.startswith(prefix.removesuffix('encoder.') + 'teacher.')]
+    # the name may be a left-over default, so it counts only where the file holds no teacher
+    if any('rel_pos' in k for k in held) if held else 'sam' in named:
         raise CheckpointError(
             f'{archive.path}: is a v1 model of Clay (made-with-clay/Clay-legacy), another architecture with other '
             'statistics. This package is for v1.5: made-with-clay/Clay, v1.5/clay-v1.5.ckpt.'
@@ -141,10 +142,16 @@ def _assign(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     own = module.state_dict()
     module.load_state_dict({**own, **state}, assign=any(v.is_meta for v in own.values()))
     for child in module.modules():  # a new head, say, which no file of an encoder holds
-        if any(p.is_meta for p in child.parameters(recurse=False)):
+        reset = getattr(child, 'init_weights', None) or getattr(child, 'reset_parameters', None)
+        if reset and any(p.is_meta for p in child.parameters(recurse=False)):
             child.to_empty(device='cpu', recurse=False)
-            reset = getattr(child, 'init_weights', None) or child.reset_parameters
             reset()
+    left = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
+    if left:
+        raise CheckpointError(
+            f'{type(module).__name__} computes {left} when it is built, which no file holds: it can not be built '
+            'without memory. If it is the teacher, make it yourself and give teacher= the module.'
+        )
 
 
 def load_encoder(model: Clay, path: str | os.PathLike[str]) -> Clay:
@@ -189,9 +196,13 @@ def load_mae(model: ClayMAE, path: str | os.PathLike[str]) -> ClayMAE:
     stem = prefix.removesuffix('encoder.')
     if not any(k.startswith(stem + 'decoder.') for k in archive.shapes) or stem == prefix:
         raise CheckpointError(
-            f'{archive.path}: holds an encoder alone; the autoencoder needs a decoder too. Expected a released checkpoint '
-            'or one of our pretraining. For the encoder alone use clay_…_patch8(weights=…).'
+            f'{archive.path}: holds an encoder alone; the autoencoder needs a decoder too. Expected a released '
+            'checkpoint or one of our pretraining. For the encoder alone use clay_…_patch8(weights=…).'
         )
+    known = tuple(stem + part for part in ('encoder.', 'decoder.', 'proj.', 'teacher.'))
+    strangers = [k for k in archive.shapes if k.startswith(stem) and not k.startswith(known)]
+    if strangers:
+        raise CheckpointError(f'{archive.path}: {len(strangers)} unexpected tensors {strangers[:3]} beside {known}.')
     parts: dict[str, tuple[nn.Module, bool]] = {
         'encoder.': (model.encoder, released),
         'decoder.': (model.decoder, released),
@@ -208,7 +219,7 @@ def load_mae(model: ClayMAE, path: str | os.PathLike[str]) -> ClayMAE:
 
 def holds_teacher(path: str | os.PathLike[str]) -> bool:
     """Whether a checkpoint holds a teacher's weights."""
-    return any(re.search(r'(^|\.)teacher\.', k) for k in Archive(path).keys)
+    return any(re.search(r'(^|\.)teacher\.', k) for k in Archive(path).shapes)
 
 
 def save_encoder(model: Clay, path: str | os.PathLike[str]) -> None:

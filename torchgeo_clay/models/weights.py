@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of requests, httpx or httpx2, by version
 from torch import Tensor, nn
 from torchvision.models._api import Weights, WeightsEnum
 
@@ -24,7 +25,7 @@ _REPO, _FILE = 'made-with-clay/Clay', 'v1.5/clay-v1.5.ckpt'
 _REVISION = '2033cf5c59afbd8fef655008d0b0a9d6861951c8'
 
 
-class ClayLarge8_Weights(WeightsEnum):  # noqa: N801  (torchvision's and TorchGeo's way to name them)
+class ClayLarge8_Weights(WeightsEnum):
     """Released weights of the large model.
 
     The file has 5.16 GB, as it holds decoder, teacher and optimiser state too; loading reads the parts it needs.
@@ -46,8 +47,11 @@ class ClayLarge8_Weights(WeightsEnum):  # noqa: N801  (torchvision's and TorchGe
         },
     )
 
-    def fetch(self) -> Path:
+    def fetch(self, cache_dir: str | os.PathLike[str] | None = None) -> Path:
         """Fetch the file through the Hub's cache (``HF_HOME``, ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE`` are respected).
+
+        Args:
+            cache_dir: another cache than the Hub's own.
 
         Returns:
             Where the file lies.
@@ -56,17 +60,21 @@ class ClayLarge8_Weights(WeightsEnum):  # noqa: N801  (torchvision's and TorchGe
             CheckpointError: if the Hub can't be reached, or what came does not have the Hub's SHA-256.
         """
         where = {'repo_id': self.meta['hf_repo'], 'filename': self.meta['filename'], 'revision': self.meta['revision']}
-        cached = try_to_load_from_cache(**where)
+        cache = None if cache_dir is None else Path(cache_dir)
+        cached = try_to_load_from_cache(**where, cache_dir=cache)
         if isinstance(cached, str):
             return Path(cached)
         try:
-            path = Path(hf_hub_download(**where))
-        except (OSError, ValueError) as error:
+            path = Path(hf_hub_download(**where, cache_dir=cache))
+            expected = _hub_digest(path, where)
+        except (OSError, RuntimeError, ValueError, HTTPError) as error:
+            cause = '' if str(error.__cause__) in str(error) else f' ({error.__cause__})'
             raise CheckpointError(
-                f'{self!r}: {where["filename"]} of {where["repo_id"]} (5.16 GB) could not be fetched: {error} '
-                'Offline? Fetch it where there is a network, and copy the Hub cache, or give weights= the path of the file.'
+                f'{self!r}: {where["filename"]} of {where["repo_id"]} could not be fetched: '
+                f'{error}{cause} Offline? Fetch it where there is a network, and copy the Hub cache, or give weights= '
+                'the path of the file.'
             ) from error
-        _verify(path, where)
+        _verify(path, expected, where)
         return path
 
     def get_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -85,20 +93,24 @@ class ClayLarge8_Weights(WeightsEnum):  # noqa: N801  (torchvision's and TorchGe
 WeightsLike = ClayLarge8_Weights | str | os.PathLike[str] | None
 
 
-def _verify(path: Path, where: dict[str, str]) -> None:
+def _hub_digest(path: Path, where: dict[str, str]) -> str:
+    """The SHA-256 that the Hub names for a file: its cache calls a large file by it, and so does the file's ETag."""
+    digest = path.resolve().name
+    if not re.fullmatch('[0-9a-f]{64}', digest):  # a cache without symbolic links, as on Windows
+        digest = str(get_hf_file_metadata(hf_hub_url(**where)).etag)
+    return digest
+
+
+def _verify(path: Path, expected: str, where: dict[str, str]) -> None:
     """Compare a file that was just fetched with the Hub's SHA-256, and remove it where they differ."""
-    blob = path.resolve()
-    expected = blob.name  # the Hub's cache names a large file by its SHA-256
-    if not re.fullmatch('[0-9a-f]{64}', expected):
-        expected = str(get_hf_file_metadata(hf_hub_url(**where)).etag)
     with open(path, 'rb') as file:
         got = hashlib.file_digest(file, 'sha256').hexdigest()
     if got != expected:
-        blob.unlink()
+        path.resolve().unlink()
         path.unlink(missing_ok=True)
         raise CheckpointError(
-            f'{where["filename"]} of {where["repo_id"]}: the Hub says its SHA-256 is {expected}, what came has {got}. It '
-            'was removed from the cache; fetch it again.'
+            f'{where["filename"]} of {where["repo_id"]}: the Hub says its SHA-256 is {expected}, what came has {got}. '
+            'It was removed from the cache; fetch it again.'
         )
 
 
@@ -115,8 +127,8 @@ def fetch(weights: ClayLarge8_Weights | str | os.PathLike[str], model: str) -> P
     if isinstance(weights, str) and weights.startswith(f'{ClayLarge8_Weights.__name__}.'):
         name = weights.partition('.')[2]
         if name not in ClayLarge8_Weights.__members__:
-            raise CheckpointError(f'No weights {weights!r}. Released: {[repr(w) for w in ClayLarge8_Weights]}.')
-        weights = ClayLarge8_Weights[name]
+            raise CheckpointError(f'No weights {weights!r}. Released: {list(ClayLarge8_Weights.__members__.values())}.')
+        weights = ClayLarge8_Weights.__members__[name]
     if not isinstance(weights, ClayLarge8_Weights):
         return Path(weights)
     if weights.meta['model'] != model:
