@@ -396,3 +396,14 @@ def test_roots_without_scenes(tmp_path, scene):
 def test_half_precision(root, precision):
     with pytest.raises(ValueError, match=rf"got '{precision}'.*Use '{precision[:-5]}-mixed'"):
         fit(root, trainer={'precision': precision})
+
+
+def test_teardown_closes_files_that_open_again(datamodule):
+    loader = datamodule.train_dataloader()
+    first = next(iter(loader))
+    sources = [source for part in datamodule._parts['train'].values() for source in part.sources]
+    assert any(len(source._handles) for source in sources)
+    datamodule.teardown('fit')
+    assert not any(len(source._handles) for source in sources)
+    again = next(iter(datamodule.train_dataloader()))
+    assert torch.equal(again['image'], first['image'])

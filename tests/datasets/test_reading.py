@@ -1,6 +1,8 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
 import multiprocessing
+import subprocess
+import sys
 import threading
 from multiprocessing.reduction import ForkingPickler
 
@@ -236,3 +238,19 @@ def test_a_forked_worker_opens_its_own(write_raster):
     child.start()
     child.join(60)
     assert queue.get() == (0, False, int(mine.read(1)[0, 0]))
+
+
+def test_nothing_is_open_when_the_interpreter_ends(write_raster):
+    script = (
+        'import atexit, sys\n'
+        'open_files = []\n'
+        'atexit.register(lambda: print([file.closed for file in open_files]))\n'  # registered first, called last
+        'from torchgeo_clay.datasets.reading import Handles\n'
+        'handles, gone = Handles(), Handles()\n'
+        'open_files += [handles(sys.argv[1]), gone(sys.argv[1])]\n'
+        'del gone\n'
+        'print(*[file.closed for file in open_files])\n'
+    )
+    run = subprocess.run([sys.executable, '-c', script, write_raster()], capture_output=True, text=True, check=True)
+    assert run.stdout.split('\n')[:2] == ['False True', '[True, True]']
+    assert run.stderr == ''

@@ -257,13 +257,15 @@ class ClayPretrainDataModule(BaseDataModule):
         return self.val_dataloader()
 
     def teardown(self, stage: str) -> None:
-        """Stop the workers.
+        """Stop the workers and close the files.
 
         Args:
             stage: ignored.
         """
         while self._loaders:
             self._loaders.pop().close()
+        for part in (part for parts in self._parts.values() for part in parts.values()):
+            part.close()
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Check a batch's values on the host; of a sensor's first batches also the units.

@@ -55,6 +55,9 @@ class ChipScenes:
             sample[name] = sample[name][:, row : row + size[0], col : col + size[1]].clone()
         return sample
 
+    def close(self) -> None:
+        """Nothing to do: chips are read whole, none stays open."""
+
 
 def chip_size(path: str | PathLike[str]) -> tuple[int, int]:
     """Rows and columns of a chip, from its header.

@@ -28,6 +28,9 @@ class PatchSource(Protocol):
     def patch(self, scene: int, row: int, col: int, size: tuple[int, int]) -> Mapping[str, Any]:
         """Read a patch of (height, width) pixels whose upper left pixel is (row, col) of a scene."""
 
+    def close(self) -> None:
+        """Close the files; they are opened again when read."""
+
 
 @dataclass(frozen=True)
 class Region:
@@ -97,6 +100,11 @@ class SensorScenes:
             return replace(self, regions=tuple(chosen))
         weight = {region.path: w for region, w in zip(self.regions, self.weights, strict=True)}
         return replace(self, regions=tuple(chosen), weights=tuple(weight[r.path] for r in chosen))
+
+    def close(self) -> None:
+        """Close the files of this process; they are opened again when read."""
+        for source in self.sources:
+            source.close()
 
     def digest(self, *more: object) -> str:
         """A short fingerprint of the scenes, their order, sizes and weights: names of files without their folders."""

@@ -114,6 +114,10 @@ class SensorRaster(GeoDataset):
         with open_raster(scene.path) as dataset:
             return reader(dataset, scene, *where)
 
+    def close(self) -> None:
+        """Close the files of this process; they are opened again when read."""
+        self._handles.close()
+
     def patch(self, scene: int, row: int, col: int, size: tuple[int, int]) -> Sample:
         """Read a window of one scene in its own grid and dtype.
 

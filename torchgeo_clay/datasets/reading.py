@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from typing import Any, cast
 
@@ -195,7 +196,8 @@ class Handles:
     """Open rasters, the least recently used closed first.
 
     Every process and thread opens its own: neither a fork nor a pickle takes a handle along, as GDAL's handles do not
-    bear being shared.
+    bear being shared. What is open when the interpreter ends is closed before GDAL is taken down, as rasterio complains
+    of each one left (an "Error in sys.excepthook" without a message).
 
     Args:
         limit: how many stay open.
@@ -216,6 +218,7 @@ class Handles:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._open: OrderedDict[tuple[int, str], DatasetReader] = OrderedDict()
+        weakref.finalize(self, _close_all, self._pid, self._open)
 
     def __getstate__(self) -> dict[str, Any]:
         """What travels to another process: no handles."""
@@ -257,7 +260,11 @@ class Handles:
         return dataset
 
     def close(self) -> None:
-        """Close all rasters of this process."""
-        if self._pid == os.getpid():
-            while self._open:
-                self._open.popitem()[1].close()
+        """Close all rasters of this process; they are opened again when asked for."""
+        _close_all(self._pid, self._open)
+
+
+def _close_all(pid: int, rasters: OrderedDict[tuple[int, str], DatasetReader]) -> None:
+    """Close rasters in the process that opened them; in another one leave them be."""
+    while pid == os.getpid() and rasters:
+        rasters.popitem()[1].close()
