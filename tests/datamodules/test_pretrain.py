@@ -16,12 +16,8 @@ from torchgeo_clay.datamodules import ClayPretrainDataModule
 from torchgeo_clay.metadata import Conditioning
 from torchgeo_clay.sensors import SENSORS
 
-pytestmark = [
-    # torch has renamed a class that Lightning 2.6 uses
-    pytest.mark.filterwarnings('ignore:.*LeafSpec:FutureWarning'),
-    # runs are resumed without the callback that saved them
-    pytest.mark.filterwarnings('ignore:Be aware that when using `ckpt_path`:UserWarning'),
-]
+# runs are resumed without the callback that saved them
+pytestmark = pytest.mark.filterwarnings('ignore:Be aware that when using `ckpt_path`:UserWarning')
 
 OPTIONS = {'batch_size': 3, 'patch_size': 16, 'val_split': 0.3, 'seed': 1}
 

@@ -88,7 +88,6 @@ def test_plain_state_dict(tmp_path: Path, contents: dict[str, object]) -> None:
     assert Archive(tmp_path / 'file.pth').shapes == {'a': (2,)}
 
 
-@pytest.mark.filterwarnings('ignore:.*LeafSpec:FutureWarning')  # Lightning's use of torch
 def test_lightning_checkpoint(tmp_path: Path) -> None:
     """One written by a run: hyperparameters, optimiser, scheduler, callback and data module states."""
 

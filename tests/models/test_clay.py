@@ -234,7 +234,6 @@ def test_forward_looks_at_no_value(model: Clay) -> None:
         model(x, NAIP, torch.tensor([1.0, 2.0]), time, latlon)
 
 
-@pytest.mark.filterwarnings('ignore:Guards may run slower on Python 3.13.0')
 def test_compiles_whole(model: Clay) -> None:
     compiled = torch.compile(model, backend='aot_eager', fullgraph=True)
     x, time, latlon = images(2, 4, 16, 24), torch.rand(2, 4), torch.rand(2, 4)

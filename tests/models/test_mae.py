@@ -246,7 +246,6 @@ def test_too_small_to_mask(model: ClayMAE) -> None:
         model(images(1, 4, 8, 8), NAIP, 1.0)
 
 
-@pytest.mark.filterwarnings('ignore:Guards may run slower on Python 3.13.0')
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 def test_compiles_whole_with_gradients(model: ClayMAE, dtype: torch.dtype) -> None:
     x, noise = images(2, 4, 32, 48), torch.rand(2, 24)
