@@ -176,6 +176,17 @@ class ClayPretraining(BaseTask):
         """
         self._step(batch, 'val')
 
+    def on_validation_epoch_end(self) -> None:
+        """Log the losses before any training, where the sanity check is the whole validation.
+
+        Lightning logs nothing of its sanity check; with ``num_sanity_val_steps: -1`` it is the value that training
+        starts from, and is logged at step 0.
+        """
+        if self.trainer.sanity_checking and self.trainer.num_sanity_val_steps == float('inf'):
+            losses = {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith('val_')}
+            for logger in self.loggers:
+                logger.log_metrics(losses, step=0)
+
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Compute the test losses.
 
