@@ -79,8 +79,11 @@ def test_timm_embeds_by_default() -> None:
     assert timm.data.resolve_model_data_config(model)['mean'] == (0, 0, 0)
 
 
-def test_timm_features_only() -> None:
-    model = timm.create_model('clay_tiny_patch8', features_only=True, out_indices=(1, 3, 5), sensor='naip')
+def test_timm_feature_getter() -> None:
+    """The blocks' own maps, of one stride; the pyramid, which is the default, is in test_pyramid.py."""
+    model = timm.create_model(
+        'clay_tiny_patch8', features_only=True, feature_cls='getter', out_indices=(1, 3, 5), sensor='naip'
+    )
     whole = timm.create_model('clay_tiny_patch8', sensor='naip')
     whole.load_state_dict(model.model.state_dict(), strict=False)  # the last norm is pruned
     x = torch.randn(2, 4, 32, 16)

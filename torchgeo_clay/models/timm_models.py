@@ -3,7 +3,8 @@
 """Entry points of Clay's encoders for :func:`timm.create_model`, registered by ``registry.py``.
 
 They have the names of the builders of this package and, unlike those, timm's arguments: ``pretrained``,
-``features_only``, ``num_classes``, ...
+``features_only``, ``num_classes``, ... With ``features_only`` they are a :class:`torchgeo_clay.models.pyramid.Pyramid`;
+``feature_cls='getter'`` gives the blocks' own maps, all of stride 8, instead.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import nn
 from torchgeo_clay.models import builders
 from torchgeo_clay.models.archive import CheckpointError
 from torchgeo_clay.models.clay import Clay
+from torchgeo_clay.models.pyramid import Pyramid
 from torchgeo_clay.models.weights import ClayLarge8_Weights
 
 # a list, as timm's register_model appends to it
@@ -94,13 +96,16 @@ def _create(
     if isinstance(pretrained_cfg, str):
         get_pretrained_cfg(f'{name}.{pretrained_cfg}')  # raises for a tag that there is not, before anything is fetched
     weights = _weights(name, pretrained, cache_dir, pretrained_cfg_overlay, pretrained_cfg)
+    feature_cfg: dict[str, Any] = {'feature_cls': Pyramid, 'out_indices': (0, 1, 2, 3)}
+    if kwargs.get('features_only') and 'output_stride' in kwargs:  # DeepLab's way to ask for finer maps
+        feature_cfg['output_stride'] = kwargs.pop('output_stride')
     return build_model_with_cfg(
         partial(builder, weights),
         name,
         pretrained=False,
         pretrained_cfg=pretrained_cfg,
         pretrained_cfg_overlay=pretrained_cfg_overlay,
-        feature_cfg={'out_indices': kwargs.pop('out_indices', 3), 'feature_cls': 'getter'},
+        feature_cfg=feature_cfg,
         **kwargs,
     )
 
