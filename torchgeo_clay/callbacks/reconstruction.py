@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from torchgeo_clay.models.masking import Masking
 from torchgeo_clay.models.teacher import teacher_rgb
 from torchgeo_clay.sensors import Sensor
 
+if TYPE_CHECKING:
+    from torchgeo_clay.tasks.pretraining import ClayPretraining
+
 __all__ = ('ReconstructionPlot', 'plot_reconstruction')
 
 
@@ -33,15 +36,36 @@ def _mask_pixels(mask: Tensor, height: int, width: int) -> Tensor:
 
 
 def _stretch(images: list[Tensor]) -> list[NDArray[np.float64]]:
-    """Scale (3, H, W) images to 0-1 by the 2nd and 98th percentile of each channel of the first."""
-    reference = rearrange(images[0], 'c h w -> c (h w)')
-    low, high = (torch.nanquantile(reference, q, dim=1)[:, None, None] for q in (0.02, 0.98))
+    """Scale (3, H, W) images to 0-1 by the 2nd and 98th percentile of the first.
+
+    Of all its channels together: to stretch each by itself would make a forest as colourful as a town.
+    """
+    low, high = (torch.nanquantile(images[0], q) for q in (0.02, 0.98))
     scale = (high - low).clamp(min=1e-6)
     scaled = [((image - low) / scale).clamp(0, 1).nan_to_num(0.5) for image in images]
     return [rearrange(image, 'c h w -> h w c').double().numpy() for image in scaled]
 
 
-def plot_reconstruction(target: Tensor, reconstruction: Tensor, mask: Tensor, sensor: Sensor, gsd: Tensor) -> Figure:
+def _is_radar(sensor: Sensor) -> bool:
+    """Whether an image is two bands of backscatter, shown as VV, VH and their mean."""
+    return sensor.scale == 'db' and len(sensor) == 2
+
+
+def _to_rgb(image: Tensor, sensor: Sensor) -> Tensor:
+    """Three bands of a normalised image to show: (B, C, H, W) → (B, 3, H, W).
+
+    Colours are shown in the sensor's units, as normalisation shifts each band by another amount; backscatter, whose
+    bands differ by 6 dB, is shown normalised.
+    """
+    if sensor.rgb:
+        mean, std = (torch.tensor(values)[:, None, None] for values in (sensor.mean, sensor.std))
+        return teacher_rgb(image * std + mean, sensor)
+    return teacher_rgb(image, sensor) if _is_radar(sensor) else repeat(image[:, :1], 'b 1 h w -> b 3 h w')
+
+
+def plot_reconstruction(
+    target: Tensor, reconstruction: Tensor, mask: Tensor, sensor: Sensor, gsd: Tensor, name: str | None = None
+) -> Figure:
     """Original, masked, and reconstructed images beside each other.
 
     Args:
@@ -50,6 +74,7 @@ def plot_reconstruction(target: Tensor, reconstruction: Tensor, mask: Tensor, se
         mask: (B, L), 1 where a patch was masked.
         sensor: which bands they are. Without rgb bands the first band is shown in grey.
         gsd: (B,) metres per pixel.
+        name: what the title calls the scenes; None for the sensor's name, which several folders may share.
 
     Returns:
         A figure with one row per sample: original, what the encoder saw, visible patches with the masked ones as
@@ -63,8 +88,7 @@ def plot_reconstruction(target: Tensor, reconstruction: Tensor, mask: Tensor, se
         'masked patches predicted': torch.where(hidden, reconstruction, target),
         'all patches predicted': reconstruction,
     }
-    colour = bool(sensor.rgb) or (sensor.scale == 'db' and len(sensor) == 2)
-    shown = [teacher_rgb(t, sensor) if colour else repeat(t[:, :1], 'b 1 h w -> b 3 h w') for t in columns.values()]
+    shown = [_to_rgb(image, sensor) for image in columns.values()]
     figure = Figure(figsize=(3.2 * len(columns), 3.3 * len(target)), layout='constrained')
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(target), len(columns), squeeze=False)
@@ -77,8 +101,8 @@ def plot_reconstruction(target: Tensor, reconstruction: Tensor, mask: Tensor, se
                 axis.set_title(title)
         size = target.shape[-1] * float(gsd[i])
         row[0].set_ylabel(f'{size:,.0f} m' if size < 10_000 else f'{size / 1000:,.0f} km')
-    bands = ', '.join(sensor.rgb) if sensor.rgb else ('VV, VH, mean' if colour else sensor.band_names[0])
-    figure.suptitle(f'{sensor.name} ({bands}; normalised, stretched by the original)')
+    bands = ', '.join(sensor.rgb) if sensor.rgb else 'VV, VH, mean' if _is_radar(sensor) else sensor.band_names[0]
+    figure.suptitle(f'{name or sensor.name} ({bands}; stretched by the original)')
     return figure
 
 
@@ -139,13 +163,14 @@ class ReconstructionPlot(Callback):
         self._done.add(name)
         n = slice(self.num_images)
         some = {k: v[n] if isinstance(v, Tensor) else v for k, v in batch.items()}
-        conditioning = Conditioning.from_batch(some, pl_module.hparams['latlon_order'])
-        model = pl_module.model
+        task = cast('ClayPretraining', pl_module)
+        conditioning = Conditioning.from_batch(some, task.hparams['latlon_order'])
+        model = task.model
         with torch.no_grad():
             pixels = model.reconstruct(some['image'], **vars(conditioning), noise=some['noise'])
         mask = Masking.from_noise(some['noise'], model.mask_ratio).mask
         target = torch.where(some['valid'], some['target'], torch.nan)
-        figure = plot_reconstruction(target, pixels, mask, pl_module.sensor_of(batch), some['res'])
+        figure = plot_reconstruction(target, pixels, mask, task.sensor_of(batch), some['res'], name)
         self._write(trainer, figure, name)
 
     def _write(self, trainer: Trainer, figure: Figure, name: str) -> None:
@@ -154,6 +179,6 @@ class ReconstructionPlot(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         figure.savefig(folder / f'{name}-epoch{trainer.current_epoch:04d}.png', dpi=100)
         for logger in trainer.loggers:
-            add_figure = getattr(logger.experiment, 'add_figure', None)
+            add_figure = getattr(getattr(logger, 'experiment', None), 'add_figure', None)
             if add_figure is not None:
                 add_figure(f'reconstruction/{name}', figure, global_step=trainer.global_step, close=False)

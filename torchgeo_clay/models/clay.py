@@ -71,6 +71,7 @@ class Clay(VisionTransformer):
     """
 
     patch_embed: WavelengthPatchEmbed
+    cls_token: nn.Parameter
 
     def __init__(
         self,

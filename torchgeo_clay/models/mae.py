@@ -9,7 +9,7 @@ teacher's. Sources: https://arxiv.org/abs/2111.06377 (MAE) and https://github.co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +83,7 @@ class ClayMAE(nn.Module):
         self.norm_pix_loss = norm_pix_loss
         self.representation_weight = representation_weight
         self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
-        width = teacher_dim if teacher is None else teacher.num_features
+        width = teacher_dim if teacher is None else cast(int, teacher.num_features)
         self.proj = None if width is None else nn.Linear(encoder.embed_dim, width)
 
     def train(self, mode: bool = True) -> ClayMAE:

@@ -36,12 +36,11 @@ def _mae(
         )
     path = fetch(weights, name)
     in_file = isinstance(teacher, str) and holds_teacher(path)
-    if not in_file:
-        teacher = make_teacher(teacher)
+    module = None if in_file else make_teacher(teacher)
     with torch.device('meta'):
         if in_file:
-            teacher = make_teacher(teacher, pretrained=False)
-        model = ClayMAE(Clay(**encoder), ClayDecoder(encoder_dim=encoder['embed_dim'], **decoder), teacher, **mae)
+            module = make_teacher(teacher, pretrained=False)
+        model = ClayMAE(Clay(**encoder), ClayDecoder(encoder_dim=encoder['embed_dim'], **decoder), module, **mae)
     return load_mae(model, path)
 
 

@@ -144,7 +144,7 @@ class WavelengthPatchEmbed(nn.Module):
                 f'Expected patch size {self.patch_size}, which the kernels are made for, got {patch_size}.'
             )
         if img_size is not None:
-            self.img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+            self.img_size = (img_size, img_size) if isinstance(img_size, int) else img_size
             self.grid_size = self.dynamic_feat_size(self.img_size)
             self.num_patches = self.grid_size[0] * self.grid_size[1]
 

@@ -66,5 +66,6 @@ def make_teacher(teacher: str | nn.Module | None, pretrained: bool = True, **kwa
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f'The teacher {teacher!r} could not be made: {error}. Is its name in timm.list_models(), and the Hub '
-            'reachable? Offline, put its weights into the Hub cache on a machine that is online, or train with teacher=None.'
+            'reachable? Offline, put its weights into the Hub cache on a machine that is online, or train with '
+            'teacher=None.'
         ) from error

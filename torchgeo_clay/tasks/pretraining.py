@@ -9,6 +9,8 @@ from typing import Any, Literal, cast
 
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torchgeo.tasks import BaseTask
 
 import torchgeo_clay.models
@@ -100,13 +102,15 @@ class ClayPretraining(BaseTask):
         hparams = self.hparams
         lr, decay = hparams['lr'], hparams['weight_decay']
         if hparams['recipe'] == 'published':
-            optimizer, scheduler = published(self.model, lr or 1e-5, decay, hparams['t_0'], hparams['t_mult'])
+            pair: tuple[Optimizer, LRScheduler] = published(
+                self.model, lr or 1e-5, decay, hparams['t_0'], hparams['t_mult']
+            )
         else:
             tokens = {f'encoder.{name}' for name in self.model.encoder.no_weight_decay()}
             tokens |= {f'decoder.head.kernels.{name}' for name in ('weight_tokens', 'bias_token')}
             steps = int(self.trainer.estimated_stepping_batches)
-            optimizer, scheduler = cosine(self.model, steps, lr or 1.5e-4, decay, hparams['warmup'], no_decay=tokens)
-        config = {'optimizer': optimizer, 'lr_scheduler': {'scheduler': scheduler, 'interval': 'step'}}
+            pair = cosine(self.model, steps, lr or 1.5e-4, decay, hparams['warmup'], no_decay=tokens)
+        config = {'optimizer': pair[0], 'lr_scheduler': {'scheduler': pair[1], 'interval': 'step'}}
         return cast(OptimizerLRScheduler, config)
 
     def sensor_of(self, batch: dict[str, Any]) -> Sensor:
@@ -164,7 +168,7 @@ class ClayPretraining(BaseTask):
             () loss.
         """
         loss = self._step(batch, 'train')
-        self.log('lr', self.optimizers().param_groups[0]['lr'], on_step=True, on_epoch=False)
+        self.log('lr', self.trainer.optimizers[0].param_groups[0]['lr'], on_step=True, on_epoch=False)
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
