@@ -4,21 +4,19 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_info
 from torchgeo.datasets.utils import Path, find_files
 
 from torchgeo_clay.datasets.scene import Scene, SceneError, scan_scene
 from torchgeo_clay.sensors import Sensor
 
 __all__ = ('list_rasters', 'log_assumptions', 'nothing_left', 'scan_scenes')
-
-log = logging.getLogger(__name__)
 
 # What lies beside rasters without being one: GDAL's sidecars and Clay's chips, which have a dataset of their own.
 _BESIDE = ('.aux.xml', '.ovr', '.msk', '.npz')
@@ -82,6 +80,8 @@ def _list_skipped(skipped: Sequence[tuple[str, str]], total: int, most: int = 10
 def log_assumptions(sensor: Sensor, scenes: Sequence[Scene]) -> None:
     """Say once per dataset what was assumed of its scenes.
 
+    Through Lightning's log, which ``torchgeo fit`` shows; Python's own hides what is not a warning.
+
     Args:
         sensor: the sensor, with the bands selected.
         scenes: the scenes.
@@ -105,9 +105,9 @@ def log_assumptions(sensor: Sensor, scenes: Sequence[Scene]) -> None:
         ),
     ):
         if found:
-            log.info('%s: %d of %d scenes %s (first: %s)', sensor.name, len(found), len(scenes), text, found[0].path)
+            rank_zero_info(f'{sensor.name}: {len(found)} of {len(scenes)} scenes {text} (first: {found[0].path})')
     if left_out:
-        log.info('%s: bands of the files left out: %s', sensor.name, ', '.join(left_out))
+        rank_zero_info(f'{sensor.name}: bands of the files left out: {", ".join(left_out)}')
 
 
 def _departs(scene: Scene) -> bool:
@@ -129,4 +129,5 @@ def nothing_left(paths: Any, sensor: Sensor, skipped: Sequence[tuple[str, str]],
     """
     if total == 0:
         return f'{paths}: expected rasters of {sensor.name} in any format rasterio reads, found no file.'
-    return f'{paths}: no scene of {sensor.name} is left; {_list_skipped(skipped, total)}'
+    where = f'{paths}: ' if isinstance(paths, str | os.PathLike) else ''  # a list of files may be of any length
+    return f'{where}no scene of {sensor.name} is left; {_list_skipped(skipped, total)}'
