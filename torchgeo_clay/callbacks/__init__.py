@@ -2,6 +2,7 @@
 
 """Lightning callbacks."""
 
+from torchgeo_clay.callbacks.metadata import SensorMetadata
 from torchgeo_clay.callbacks.reconstruction import ReconstructionPlot
 
-__all__ = ('ReconstructionPlot',)
+__all__ = ('ReconstructionPlot', 'SensorMetadata')

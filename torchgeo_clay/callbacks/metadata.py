@@ -1,0 +1,223 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""Tells the Clay inside any task about each batch. Shapes: B samples, T dates, C bands, H × W pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torchgeo.tasks import ChangeDetection
+
+from torchgeo_clay.metadata import Conditioning, check_gsd
+from torchgeo_clay.models.scope import find_clay
+from torchgeo_clay.sensors import Sensor, get_sensor
+
+__all__ = ('SensorMetadata', 'batch_conditioning')
+
+_EXAMPLE = "SensorMetadata(sensor='sentinel-2-l2a', bands=['B04', 'B03', 'B02'], gsd=10)"
+
+
+def batch_conditioning(
+    batch: Mapping[str, Any], sensor: Sensor | None = None, gsd: float | None = None
+) -> Conditioning:
+    """What the images of a batch are conditioned on: the batch's own metadata, else what is fixed.
+
+    Args:
+        batch: ``image`` (B, C, H, W) or (B, T, C, H, W); if known ``wavelength`` (B, C) or (C,) µm, ``res`` (B,) metres
+            per pixel, ``lat`` and ``lon`` (B,) degrees, ``time`` (B,) seconds UTC. A time per date, (B, T), is left
+            out where T > 1, as a stock task does not tell which date it shows the model.
+        sensor: bands of a batch without ``wavelength``, in the channels' order.
+        gsd: metres per pixel of a batch without ``res``; None for the sensor's nominal one.
+
+    Returns:
+        The conditioning, on the device of the images.
+
+    Raises:
+        ValueError: where wavelengths or GSD are known from nowhere, their number does not fit the channels, or
+            :func:`torchgeo_clay.metadata.check_batch` refuses a value.
+    """
+    image = batch.get('image') if isinstance(batch, Mapping) else None
+    if not isinstance(image, Tensor) or image.ndim not in (4, 5):
+        found = sorted(map(str, batch)) if isinstance(batch, Mapping) else type(batch).__name__
+        raise ValueError(
+            f"Expected a batch with 'image' of shape (B, C, H, W), or (B, T, C, H, W) for T dates, got {found}"
+            f'{"" if image is None else f" with image {tuple(getattr(image, 'shape', ()))}"}.'
+        )
+    known = dict(batch)
+    if known.get('wavelength') is None:
+        known['wavelength'] = _fixed_wavelengths(image, sensor)
+    if known.get('res') is None:
+        known['res'] = _fixed_gsd(image, sensor, gsd)
+    time = known.get('time')
+    if isinstance(time, Tensor) and time.ndim == 2:
+        known['time'] = time[:, 0] if time.shape[1] == 1 else None
+    return Conditioning.from_batch(known)
+
+
+def _fixed_wavelengths(image: Tensor, sensor: Sensor | None) -> Tensor:
+    """Wavelengths of the fixed sensor: (C,) µm, on the device of the images."""
+    channels = image.shape[-3]
+    if sensor is None:
+        raise ValueError(
+            f"The batch has no 'wavelength', and no sensor is fixed for its {channels} channels. Write the sensor and "
+            f"the bands that the channels are, in order, into the trainer's callbacks, such as {_EXAMPLE}, or wrap the "
+            'datamodule in SensorDataModule.'
+        )
+    if len(sensor) != channels:
+        raise ValueError(
+            f'Expected one band per channel, got {len(sensor)} bands of {sensor.name} ({", ".join(sensor.band_names)}) '
+            f'for {channels} channels. Name the bands that the channels are, in order: SensorMetadata(sensor='
+            f'{sensor.name!r}, bands=[…]). Dates stacked as channels? The model sees one date at a time.'
+        )
+    return torch.tensor(sensor.wavelengths, dtype=torch.float32, device=image.device)
+
+
+def _fixed_gsd(image: Tensor, sensor: Sensor | None, gsd: float | None) -> Tensor:
+    """The fixed GSD for every image: (B,) metres per pixel, on the device of the images."""
+    if gsd is None and sensor is None:
+        raise ValueError(
+            "The batch has no 'res', and no gsd is fixed. Write the metres per pixel of the images into the trainer's "
+            'callbacks: SensorMetadata(gsd=10). There is no code for an unknown ground sampling distance.'
+        )
+    value = gsd if gsd is not None else sensor.gsd if sensor is not None else 0.0
+    return torch.full(image.shape[:1], value, dtype=torch.float32, device=image.device)
+
+
+def _check_dates(pl_module: LightningModule, image: Tensor) -> None:
+    """Raise for a stock change detection that stacks the dates as channels, naming those that do not."""
+    if not (isinstance(pl_module, ChangeDetection) and image.ndim == 5):
+        return
+    model = str(pl_module.hparams.get('model'))
+    if not model.startswith('fcsiam') and model != 'changevit':
+        raise ValueError(
+            f'ChangeDetection(model={model!r}) stacks the {image.shape[1]} dates as {image.shape[1] * image.shape[2]} '
+            f'channels, and the model sees one date of {image.shape[2]} at a time. Write model: fcsiamconc, fcsiamdiff '
+            'or changevit.'
+        )
+
+
+class SensorMetadata(Callback):
+    """Tells every Clay inside a task each batch's wavelengths, GSD, time and place.
+
+    TorchGeo's tasks call their model with the image alone. This callback sets the metadata before each step and takes
+    it back after, also when a step fails. The batch's own ``wavelength``, ``res``, ``time``, ``lat`` and ``lon`` come
+    first; ``sensor``, ``bands`` and ``gsd`` stand in for a batch without the first two.
+
+    It does not touch the pixels: that images are normalised as (x - mean) / std of the sensor is the datamodule's part.
+
+    Example::
+
+        trainer:
+          callbacks:
+            - class_path: torchgeo_clay.callbacks.SensorMetadata
+              init_args: {sensor: sentinel-2-l2a, bands: [B04, B03, B02], gsd: 10}
+    """
+
+    def __init__(
+        self,
+        sensor: str | Sensor | None = None,
+        bands: Sequence[str] | None = None,
+        gsd: float | None = None,
+    ) -> None:
+        """Initialize the callback.
+
+        Args:
+            sensor: name of a sensor, a :class:`torchgeo_clay.sensors.Sensor`, or the path of one's YAML, for batches
+                without ``wavelength``; None where every batch has it.
+            bands: what the channels are, in order, by name or alias; None for all of the sensor's.
+            gsd: metres per pixel for batches without ``res``; None for the sensor's nominal one, which is right only if
+                the images were not resampled, and is said once in the log.
+
+        Raises:
+            ValueError: for an unknown sensor or band, bands without a sensor, or a GSD that is not positive.
+        """
+        if bands is not None and sensor is None:
+            raise ValueError(f'bands={list(bands)} need a sensor to look them up in: give sensor= too.')
+        if gsd is not None:
+            check_gsd(gsd)
+        self.sensor = None if sensor is None else get_sensor(sensor).select(bands)
+        self.gsd = gsd
+        self._scopes = ExitStack()
+        self._said: set[str] = set()
+
+    def _set(self, pl_module: LightningModule, batch: Any) -> None:
+        """Enter the scope of a batch.
+
+        Raises:
+            ValueError: see :func:`batch_conditioning`; for a task without Clay; for dates stacked as channels.
+        """
+        self._scopes.close()
+        models = find_clay(pl_module)
+        if not models:
+            raise ValueError(
+                f'SensorMetadata found no Clay in {type(pl_module).__name__}. Write a model such as clay_base_patch8 '
+                '(as a backbone of segmentation_models_pytorch: tu-clay_base_patch8), or leave the callback out.'
+            )
+        conditioning = batch_conditioning(batch, self.sensor, self.gsd)
+        _check_dates(pl_module, batch['image'])
+        self._say(batch)
+        for model in models:
+            self._scopes.enter_context(model.conditioned_on(conditioning))
+
+    def _say(self, batch: Mapping[str, Any]) -> None:
+        """Log, once each, what was taken or left out in a way the user may not have meant."""
+        if batch.get('res') is None and self.gsd is None and self.sensor is not None and 'gsd' not in self._said:
+            self._said.add('gsd')
+            rank_zero_info(
+                f"The batch has no 'res': taking {self.sensor.name}'s nominal {self.sensor.gsd:g} m per pixel. Were "
+                'the images resampled, give gsd=.'
+            )
+        time = batch.get('time')
+        if isinstance(time, Tensor) and time.ndim == 2 and time.shape[1] > 1 and 'time' not in self._said:
+            self._said.add('time')
+            rank_zero_info(
+                f'Times of {time.shape[1]} dates are left out: the task does not tell which date it shows the model.'
+            )
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Tell the model about a training batch."""
+        self._set(pl_module, batch)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Tell the model about a validation batch."""
+        self._set(pl_module, batch)
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Tell the model about a test batch."""
+        self._set(pl_module, batch)
+
+    def on_predict_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Tell the model about a batch to predict."""
+        self._set(pl_module, batch)
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Take it back."""
+        self._scopes.close()
+
+    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Take it back."""
+        self._scopes.close()
+
+    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Take it back."""
+        self._scopes.close()
+
+    def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Take it back."""
+        self._scopes.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Take it back also when a step fails."""
+        self._scopes.close()
