@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from torchgeo_clay.models.registry import register
 
-__all__ = ('__version__', 'datasets', 'metadata', 'models', 'sensors')
+__all__ = ('__version__', 'callbacks', 'datamodules', 'datasets', 'metadata', 'models', 'sensors', 'tasks', 'units')
 
 __version__ = version('torchgeo-clay')
 

@@ -281,8 +281,9 @@ class Clay(VisionTransformer):
         if wavelengths is None or gsd is None:
             missing, example = ('wavelengths', '[0.665, 0.56, 0.493]') if wavelengths is None else ('gsd', '10.0')
             raise ValueError(
-                f'{missing} of the images are not known. Give {missing}={example}, or run the model inside '
-                'conditioned_on(Conditioning.from_batch(batch)), or build it with sensor=.'
+                f'{missing} of the images are not known. Give {missing}={example}, run the model inside '
+                'conditioned_on(Conditioning.from_batch(batch)), or build it with sensor=. In a stock TorchGeo task, '
+                'add torchgeo_clay.callbacks.SensorMetadata to the callbacks.'
             )
         return match_images(
             x,
