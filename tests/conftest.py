@@ -8,9 +8,11 @@ import os
 import socket
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+from unittest import mock
 
 import hypothesis
 import pytest
@@ -73,6 +75,33 @@ def real_data() -> Path:
     if not REAL_DATA.is_dir():
         pytest.skip('needs the acquisitions in ../shared/data/real')
     return REAL_DATA.resolve()
+
+
+@pytest.fixture(scope='session')
+def tiny_scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Arguments of `ClayPretrainDataModule` for three tiny scenes of each of three unlike sensors, written once."""
+    return {
+        'root': str(tmp_path_factory.mktemp('tiny') / 'scenes'),
+        'synthetic': {'sensors': ['naip', 'sentinel-1-rtc', 'modis'], 'scenes_per_sensor': 3, 'size': 64},
+        'batch_size': 2,
+        'patch_size': 32,
+        'val_split': 0.3,
+        'seed': 0,
+    }
+
+
+@pytest.fixture
+def torchgeo_command() -> Iterator[Callable[..., None]]:
+    """TorchGeo's command with its arguments, run in this process, whose environment it changes: here it is put back."""
+    from torchgeo.main import main
+
+    def run(*args: object) -> None:
+        with mock.patch.object(sys, 'argv', ['torchgeo', *map(str, args)]):
+            main()
+
+    # Lightning's CLI calls what jsonargparse has renamed.
+    with mock.patch.dict(os.environ, JSONARGPARSE_DEPRECATION_WARNINGS='off'):
+        yield run
 
 
 @contextlib.contextmanager

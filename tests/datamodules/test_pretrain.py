@@ -179,6 +179,31 @@ def test_a_killed_run_resumed_with_limits(root, tmp_path, limit):
     assert fit(root, ckpt=tmp_path / 'saved/step=24.ckpt', trainer=limit).seen == whole[24:]
 
 
+@pytest.mark.parametrize('died', [4, 18, 22])
+def test_a_task_that_asks_for_the_number_of_steps_resumes_too(root, tmp_path, died, monkeypatch):
+    """Lightning makes the loader then, before it has read the state of the loops."""
+
+    def configure_optimizers(self):
+        assert self.trainer.estimated_stepping_batches == 54
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    monkeypatch.setattr(Recorder, 'configure_optimizers', configure_optimizers)
+    whole = fit(root).seen
+    with pytest.raises(RuntimeError, match='died'):
+        fit(root, SaveOnException(tmp_path / 'saved.ckpt'), Die(died, within=True), folder=tmp_path)
+    assert fit(root, ckpt=tmp_path / 'saved.ckpt').seen == whole[died:]
+
+
+def test_validating_a_checkpoint_leaves_training_alone(root, tmp_path):
+    with pytest.raises(RuntimeError, match='died'):
+        fit(root, SaveOnException(tmp_path / 'saved.ckpt'), Die(22, within=True), folder=tmp_path)
+    data, module = ClayPretrainDataModule(root, **OPTIONS), Recorder()
+    options = {'accelerator': 'cpu', 'logger': False, 'enable_checkpointing': False, 'enable_progress_bar': False}
+    pl.Trainer(**options).validate(module, datamodule=data, ckpt_path=tmp_path / 'saved.ckpt', verbose=False)
+    pl.Trainer(**options, enable_model_summary=False, max_epochs=1).fit(module, datamodule=data)
+    assert [s[:4] for s in module.seen] == [s[:4] for s in fit(root, trainer={'max_epochs': 1}).seen]
+
+
 def test_what_an_exception_saves_is_what_was_trained_on(root, tmp_path):
     whole = fit(root).seen
     with pytest.raises(RuntimeError, match='died'):

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torchgeo.datamodules import BaseDataModule
 
 from torchgeo_clay.datamodules.checks import check_at_least, check_patch_size, check_precision, check_share
 from torchgeo_clay.datamodules.folders import find_folders
 from torchgeo_clay.datamodules.loader import PlannedLoader, Progress, ResumableLoader
 from torchgeo_clay.datamodules.pretrain_dataset import PretrainDataset
+from torchgeo_clay.datamodules.resuming import ResumableDataModule
 from torchgeo_clay.datamodules.sampling import EpochPlan, Shares, describe_plan, plan_epoch, plan_evaluation
 from torchgeo_clay.datamodules.scanning import ScannedFolder, scan_folder
 from torchgeo_clay.datamodules.scenes import SensorScenes, split_scenes
@@ -28,7 +28,7 @@ from torchgeo_clay.units import UnitsCheck
 __all__ = ('ClayPretrainDataModule',)
 
 
-class ClayPretrainDataModule(BaseDataModule):
+class ClayPretrainDataModule(ResumableDataModule):
     """Patches of scenes of many sensors, one sensor per batch.
 
     ``root`` holds one folder per sensor, named as in :data:`~torchgeo_clay.sensors.SENSORS` or with a ``sensor.yaml``
@@ -229,7 +229,7 @@ class ClayPretrainDataModule(BaseDataModule):
             fixed_epoch=progress is not None and progress.repeats,
         )
         self._loaders.append(loader)
-        return loader
+        return self.resumed(loader)
 
     def val_dataloader(self) -> PlannedLoader | list[PlannedLoader]:
         """The loader of this rank's batches of validation.
