@@ -1,0 +1,234 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""A sensor: its bands, in order, and its ground sampling distance in metres per pixel."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+import yaml
+
+from torchgeo_clay.sensors.band import Band, fold, suggest
+
+__all__ = ('Sensor',)
+
+Scale = Literal['linear', 'db']
+
+
+@dataclass(frozen=True)
+class Sensor:
+    """A sensor, or a selection of its bands.
+
+    Attributes:
+        name: the sensor's name; also the name of its folder of training data.
+        gsd: nominal ground sampling distance, metres per pixel.
+        bands: the bands, in the order of the training data.
+        rgb: names of the bands shown as red, green and blue (empty if there are none).
+        loss_scale: factor on the sensor's reconstruction loss (0.1 for MODIS, as the release trained it).
+        scale: ``linear``, or ``db`` where the statistics are of 10·log10(power).
+    """
+
+    name: str
+    gsd: float
+    bands: tuple[Band, ...]
+    rgb: tuple[str, ...] = ()
+    loss_scale: float = 1.0
+    scale: Scale = 'linear'
+
+    def __post_init__(self) -> None:
+        """Validate the sensor.
+
+        Raises:
+            ValueError: for a GSD that is not positive, no bands, names or aliases used twice, or an unknown rgb band.
+        """
+        if not (math.isfinite(self.gsd) and self.gsd > 0):
+            raise ValueError(f'sensor {self.name!r}: expected a positive gsd in metres per pixel, got {self.gsd}.')
+        if not (math.isfinite(self.loss_scale) and self.loss_scale > 0):
+            raise ValueError(f'sensor {self.name!r}: expected a positive loss_scale, got {self.loss_scale}.')
+        if self.scale not in ('linear', 'db'):
+            raise ValueError(f"sensor {self.name!r}: expected scale 'linear' or 'db', got {self.scale!r}.")
+        if not self.bands:
+            raise ValueError(f'sensor {self.name!r}: expected at least one band, got none.')
+        owners: dict[str, str] = {}
+        for band in self.bands:
+            for folded in {fold(n) for n in band.names}:
+                if folded in owners:
+                    raise ValueError(
+                        f'sensor {self.name!r}: the name {folded!r} stands for both {owners[folded]!r} and '
+                        f'{band.name!r}; band names and aliases must be unique.'
+                    )
+                owners[folded] = band.name
+        if self.rgb and len(self.rgb) != 3:
+            raise ValueError(f'sensor {self.name!r}: expected three rgb bands or none, got {self.rgb}.')
+        for name in self.rgb:
+            self.index(name)
+
+    def __len__(self) -> int:
+        """Number of bands."""
+        return len(self.bands)
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        """Names of the bands, in order."""
+        return tuple(b.name for b in self.bands)
+
+    @property
+    def wavelengths(self) -> tuple[float, ...]:
+        """Central wavelengths, µm, in order."""
+        return tuple(b.wavelength for b in self.bands)
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Means in the sensor's units, in order."""
+        return tuple(b.mean for b in self.bands)
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviations in the sensor's units, in order."""
+        return tuple(b.std for b in self.bands)
+
+    @property
+    def rgb_indices(self) -> tuple[int, ...]:
+        """Positions of the rgb bands, empty if there are none."""
+        return tuple(self.index(name) for name in self.rgb)
+
+    def find(self, name: str) -> int | None:
+        """Position of a band by name or alias, None if the sensor has no such band."""
+        folded = fold(name)
+        for i, band in enumerate(self.bands):
+            if any(folded == fold(n) for n in band.names):
+                return i
+        return None
+
+    def index(self, name: str) -> int:
+        """Position of a band by name or alias.
+
+        Raises:
+            ValueError: if the sensor has no such band.
+        """
+        position = self.find(name)
+        if position is None:
+            every = [n for b in self.bands for n in b.names]
+            raise ValueError(
+                f'{self.name} has no band {name!r}.{suggest(name, every)} '
+                f'Known bands: {", ".join("/".join(b.names) for b in self.bands)}.'
+            )
+        return position
+
+    def select(self, bands: Sequence[str] | None) -> Sensor:
+        """The same sensor with the given bands, in the given order.
+
+        Args:
+            bands: names or aliases; None for all bands.
+
+        Returns:
+            A sensor with these bands. ``rgb`` is kept where all three bands are.
+
+        Raises:
+            ValueError: for an unknown band, a band named twice, a bare string or an empty list.
+        """
+        if bands is None:
+            return self
+        if isinstance(bands, str):
+            raise ValueError(f'Expected a list of band names, got the string {bands!r}; write [{bands!r}].')
+        chosen = tuple(self.bands[self.index(b)] for b in bands)
+        names = [b.name for b in chosen]
+        for name in names:
+            if names.count(name) > 1:
+                asked = [b for b in bands if self.bands[self.index(b)].name == name]
+                raise ValueError(
+                    f'{self.name}: band {name!r} is asked for {len(asked)} times, as {asked}; once is right.'
+                )
+        rgb = tuple(self.bands[i].name for i in self.rgb_indices)
+        return replace(self, bands=chosen, rgb=rgb if set(rgb) <= set(names) else ())
+
+    @classmethod
+    def from_dict(cls, description: Mapping[str, Any]) -> Sensor:
+        """A sensor from nested dictionaries, as read from YAML.
+
+        Args:
+            description: ``name``, ``gsd`` and ``bands`` (name → ``wavelength``, ``mean``, ``std`` and, if wanted,
+                ``aliases``); if wanted ``rgb``, ``loss_scale``, ``scale``.
+
+        Raises:
+            ValueError: for a missing or unknown key, or values :class:`Sensor` refuses.
+        """
+        known = {'name', 'gsd', 'bands', 'rgb', 'loss_scale', 'scale'}
+        _check_keys('sensor', description, required={'name', 'gsd', 'bands'}, known=known)
+        if not isinstance(description['bands'], Mapping):
+            raise ValueError('sensor: expected bands as a mapping of name → {wavelength, mean, std}.')
+        bands = []
+        for name, values in description['bands'].items():
+            where = f'band {name!r}'
+            required = {'wavelength', 'mean', 'std'}
+            if not isinstance(values, Mapping):
+                raise ValueError(f'{where}: expected {{wavelength: …, mean: …, std: …}}, got {values!r}.')
+            _check_keys(where, values, required=required, known=required | {'aliases'})
+            numbers = {k: _number(f'{where}: {k}', values[k]) for k in sorted(required)}
+            bands.append(Band(name=str(name), aliases=_names(f'{where}: aliases', values.get('aliases')), **numbers))
+        return cls(
+            name=str(description['name']),
+            gsd=_number('gsd', description['gsd']),
+            bands=tuple(bands),
+            rgb=_names('rgb', description.get('rgb')),
+            loss_scale=_number('loss_scale', description.get('loss_scale', 1.0)),
+            scale=cast(Scale, description.get('scale', 'linear')),
+        )
+
+    @classmethod
+    def from_yaml(cls, path: str | os.PathLike[str]) -> Sensor:
+        """A sensor from a YAML file of a few lines.
+
+        Example::
+
+            name: viirs
+            gsd: 375
+            rgb: [I1, I1, I1]   # or leave out
+            bands:
+              I1: {wavelength: 0.64, mean: 2100, std: 1900, aliases: [red]}
+              I2: {wavelength: 0.865, mean: 2900, std: 1800, aliases: [nir]}
+
+        Args:
+            path: the file.
+
+        Raises:
+            ValueError: if the file is not such a description; the message names the file and the mistake.
+        """
+        with open(path, encoding='utf-8') as file:
+            try:
+                description = yaml.safe_load(file)
+            except yaml.YAMLError as error:
+                raise ValueError(f'{os.fspath(path)}: not readable as YAML: {error}') from error
+        if not isinstance(description, Mapping):
+            raise ValueError(f'{os.fspath(path)}: expected name:, gsd: and bands:, got {type(description).__name__}.')
+        try:
+            return cls.from_dict(description)
+        except ValueError as error:
+            raise ValueError(f'{os.fspath(path)}: {error}') from error
+
+
+def _check_keys(where: str, mapping: Mapping[str, Any], *, required: set[str], known: set[str]) -> None:
+    """Raise for keys that are missing or unknown."""
+    if missing := required - set(mapping):
+        raise ValueError(f'{where}: expected {sorted(required)}, missing {sorted(missing)}.')
+    for key in mapping:
+        if key not in known:
+            raise ValueError(f'{where}: unknown key {key!r}.{suggest(str(key), sorted(known))} Known: {sorted(known)}.')
+
+
+def _names(where: str, value: Any) -> tuple[str, ...]:
+    """Convert to a tuple of names; nothing is no names, and a bare string would be taken for its letters."""
+    if value is not None and (isinstance(value, str) or not isinstance(value, Sequence)):
+        raise ValueError(f'{where}: expected a list of names, got {value!r}.')
+    return tuple(map(str, value or ()))
+
+
+def _number(where: str, value: Any) -> float:
+    """Convert to float, naming the place where that fails."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f'{where}: expected a number, got {value!r}.')
+    return float(value)
