@@ -227,7 +227,12 @@ def test_timm_pretrained(hub: Hub, source: models.Clay, tmp_path: Path) -> None:
     assert not any(p.is_meta for p in model.parameters())
     assert list((tmp_path / 'mine').rglob('*.ckpt'))
     features = timm.create_model(
-        'clay_tiny_patch8', pretrained=True, features_only=True, out_indices=[5], cache_dir=tmp_path / 'mine'
+        'clay_tiny_patch8',
+        pretrained=True,
+        features_only=True,
+        feature_cls='getter',
+        out_indices=[5],
+        cache_dir=tmp_path / 'mine',
     )
     assert equal(features.model.blocks, source.blocks)
 
