@@ -2,7 +2,7 @@
 
 """Per-sensor losses of a run of ClayPretraining as a Markdown table, and its last pictures side by side.
 
-    python docs/scripts/summarise_run.py output/real/version_0 --untrained output/untrained/version_0 --picture run.png
+    python docs/scripts/summarise_run.py output/pretrain-folders/version_0 --picture run.png
 
 Losses are read from TensorBoard's event files, pictures from what ReconstructionPlot wrote.
 """
@@ -12,9 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.image import imread
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 Curves = dict[str, list[float]]
@@ -34,55 +32,57 @@ def read_curves(folder: Path) -> Curves:
     return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()['scalars']}
 
 
-def loss_table(curves: Curves, untrained: Curves) -> str:
+def loss_table(curves: Curves) -> str:
     """Tabulate the reconstruction losses of each sensor.
 
     Args:
-        curves: of the run.
-        untrained: of ``torchgeo validate`` with the same arguments; may be empty.
+        curves: of a run with ``num_sanity_val_steps: -1``, whose first losses of validation are from before training.
 
     Returns:
-        Markdown with a row per sensor: training in the first and last epoch; validation untrained, first and last.
+        Markdown with a row per sensor: training in the first and last epoch; validation untrained, at its lowest, last.
     """
     train, val = 'train_reconstruction_loss/', 'val_reconstruction_loss/'
-    rows = ['| sensor | train, first epoch | train, last | val, untrained | val, first epoch | val, last |']
+    rows = ['| folder | train, first epoch | train, last | val, untrained | val, lowest | val, last |']
     rows.append('|---|---|---|---|---|---|')
     for name in sorted(tag.removeprefix(train) for tag in curves if tag.startswith(train)):
-        values = [curves[train + name][i] for i in (0, -1)]
-        values += untrained.get(val + name, [np.nan])[:1]
-        values += [curves.get(val + name, [np.nan])[i] for i in (0, -1)]
-        rows.append(f'| {name} | ' + ' | '.join('–' if np.isnan(v) else f'{v:.3f}' for v in values) + ' |')
+        trained, validated = curves[train + name], curves.get(val + name)
+        values = [trained[0], trained[-1], *([validated[0], min(validated), validated[-1]] if validated else [])]
+        cells = [f'{value:.3f}' for value in values] + ['–'] * (5 - len(values))
+        rows.append(f'| `{name}` | ' + ' | '.join(cells) + ' |')
     return '\n'.join(rows)
 
 
-def montage(folder: Path, target: Path, columns: int = 2) -> None:
-    """Put the last picture of each sensor into one.
+def montage(folder: Path, target: Path, columns: int = 2, width: int = 640) -> None:
+    """Put the last picture of each sensor into one, in columns of which the shortest is filled first.
 
     Args:
         folder: ``reconstructions`` of the run.
-        target: PNG to write.
+        target: PNG to write, of 256 colours.
         columns: pictures side by side.
+        width: of each, pixels.
     """
     last = {path.stem.rpartition('-epoch')[0]: path for path in sorted(folder.glob('*.png'))}
-    pictures = [imread(path) for path in last.values()]
-    rows = -(-len(pictures) // columns)
-    height, width, _ = np.max([picture.shape for picture in pictures], axis=0)
-    figure = Figure(figsize=(6 * columns, 6 * rows * height / width), layout='constrained')
-    for axis, picture in zip(figure.subplots(rows, columns, squeeze=False).flat, pictures, strict=False):
-        axis.imshow(picture)
-    for axis in figure.axes:
-        axis.axis('off')
-    figure.savefig(target, dpi=90, pil_kwargs={'optimize': True})
+    heights = [0] * columns
+    places: list[tuple[Image.Image, int, int]] = []
+    for path in last.values():
+        with Image.open(path) as picture:
+            scaled = picture.convert('RGB').resize((width, round(picture.height * width / picture.width)))
+        column = heights.index(min(heights))
+        places.append((scaled, column * width, heights[column]))
+        heights[column] += scaled.height
+    whole = Image.new('RGB', (columns * width, max(heights)), 'white')
+    for scaled, left, top in places:
+        whole.paste(scaled, (left, top))
+    whole.quantize(256).save(target, optimize=True)
 
 
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
     parser.add_argument('run', type=Path, help="the run's version folder")
-    parser.add_argument('--untrained', type=Path, help='version folder of torchgeo validate with the same arguments')
     parser.add_argument('--picture', type=Path, help='PNG to write')
     arguments = parser.parse_args()
-    print(loss_table(read_curves(arguments.run), read_curves(arguments.untrained) if arguments.untrained else {}))
+    print(loss_table(read_curves(arguments.run)))
     if arguments.picture:
         montage(arguments.run / 'reconstructions', arguments.picture)
 
