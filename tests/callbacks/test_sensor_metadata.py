@@ -165,14 +165,6 @@ def test_fixed_where_the_batch_says_nothing() -> None:
     assert own.gsd.tolist() == [10, 20]  # the batch's own comes first
 
 
-def test_nominal_gsd_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    task, bare = Task(), batch(wavelength=None, res=None)
-    with caplog.at_level(logging.INFO):
-        trainer(SensorMetadata('naip', ['red', 'nir'])).predict(task, loader(bare, bare))
-    assert [c.gsd.tolist() for _, c in task.told] == [[get_sensor('naip').gsd] * 2] * 2
-    assert caplog.text.count("naip's nominal 1 m per pixel") == 1
-
-
 def test_half_of_the_metadata_may_be_fixed() -> None:
     assert batch_conditioning(batch(res=None), gsd=5.0).gsd.tolist() == [5, 5]
     assert batch_conditioning(batch(lat=None)).latlon is None
@@ -205,6 +197,7 @@ def test_times_of_two_dates_are_left_out_and_that_is_said(caplog: pytest.LogCapt
     [
         ({'wavelength': None}, {}, r"no 'wavelength'.*SensorMetadata\(sensor='sentinel-2-l2a', bands=\['B04'"),
         ({'res': None}, {}, r"no 'res'.*SensorMetadata\(gsd=10\)"),
+        ({'wavelength': None, 'res': None}, {'sensor': 'naip', 'bands': ['red', 'nir']}, r"no 'res'.*gsd=10"),
         ({'wavelength': None}, {'gsd': 10}, "no 'wavelength'"),
         ({'wavelength': None}, {'sensor': 'naip'}, r'got 4 bands of naip \(red.*\) for 2 channels.*bands='),
         ({'image': torch.zeros(2, 4, 8, 8)}, {}, 'got 2 wavelengths for 4 channels. Dates stacked as channels'),

@@ -33,7 +33,7 @@ def batch_conditioning(
             per pixel, ``lat`` and ``lon`` (B,) degrees, ``time`` (B,) seconds UTC. A time per date, (B, T), is left
             out where T > 1, as a stock task does not tell which date it shows the model.
         sensor: bands of a batch without ``wavelength``, in the channels' order.
-        gsd: metres per pixel of a batch without ``res``; None for the sensor's nominal one.
+        gsd: metres per pixel of a batch without ``res``.
 
     Returns:
         The conditioning, on the device of the images.
@@ -53,7 +53,7 @@ def batch_conditioning(
     if known.get('wavelength') is None:
         known['wavelength'] = _fixed_wavelengths(image, sensor)
     if known.get('res') is None:
-        known['res'] = _fixed_gsd(image, sensor, gsd)
+        known['res'] = _fixed_gsd(image, gsd)
     time = known.get('time')
     if isinstance(time, Tensor) and time.ndim == 2:
         known['time'] = time[:, 0] if time.shape[1] == 1 else None
@@ -78,15 +78,14 @@ def _fixed_wavelengths(image: Tensor, sensor: Sensor | None) -> Tensor:
     return torch.tensor(sensor.wavelengths, dtype=torch.float32, device=image.device)
 
 
-def _fixed_gsd(image: Tensor, sensor: Sensor | None, gsd: float | None) -> Tensor:
+def _fixed_gsd(image: Tensor, gsd: float | None) -> Tensor:
     """The fixed GSD for every image: (B,) metres per pixel, on the device of the images."""
-    if gsd is None and sensor is None:
+    if gsd is None:  # the sensor's nominal one would be a guess: the images may have been resampled
         raise ValueError(
             "The batch has no 'res', and no gsd is fixed. Write the metres per pixel of the images into the trainer's "
             'callbacks: SensorMetadata(gsd=10). There is no code for an unknown ground sampling distance.'
         )
-    value = gsd if gsd is not None else sensor.gsd if sensor is not None else 0.0
-    return torch.full(image.shape[:1], value, dtype=torch.float32, device=image.device)
+    return torch.full(image.shape[:1], gsd, dtype=torch.float32, device=image.device)
 
 
 def _check_dates(pl_module: LightningModule, image: Tensor) -> None:
@@ -131,8 +130,8 @@ class SensorMetadata(Callback):
             sensor: name of a sensor, a :class:`torchgeo_clay.sensors.Sensor`, or the path of one's YAML, for batches
                 without ``wavelength``; None where every batch has it.
             bands: what the channels are, in order, by name or alias; None for all of the sensor's.
-            gsd: metres per pixel for batches without ``res``; None for the sensor's nominal one, which is right only if
-                the images were not resampled, and is said once in the log.
+            gsd: metres per pixel of the images, for batches without ``res``; None where every batch has it. The
+                sensor's nominal one is not taken for it, as the images may have been resampled.
 
         Raises:
             ValueError: for an unknown sensor or band, bands without a sensor, or a GSD that is not positive.
@@ -167,12 +166,6 @@ class SensorMetadata(Callback):
 
     def _say(self, batch: Mapping[str, Any]) -> None:
         """Log, once each, what was taken or left out in a way the user may not have meant."""
-        if batch.get('res') is None and self.gsd is None and self.sensor is not None and 'gsd' not in self._said:
-            self._said.add('gsd')
-            rank_zero_info(
-                f"The batch has no 'res': taking {self.sensor.name}'s nominal {self.sensor.gsd:g} m per pixel. Were "
-                'the images resampled, give gsd=.'
-            )
         time = batch.get('time')
         if isinstance(time, Tensor) and time.ndim == 2 and time.shape[1] > 1 and 'time' not in self._said:
             self._said.add('time')
