@@ -12,6 +12,7 @@ from torchgeo_clay.models.builders import (
 from torchgeo_clay.models.checkpoint import load_encoder, save_encoder
 from torchgeo_clay.models.clay import Clay
 from torchgeo_clay.models.decoder import ClayDecoder
+from torchgeo_clay.models.folded import FoldedClay
 from torchgeo_clay.models.mae import ClayMAE, MAEOutput
 from torchgeo_clay.models.mae_builders import (
     clay_mae_base_patch8,
@@ -27,6 +28,7 @@ __all__ = (
     'ClayDecoder',
     'ClayLarge8_Weights',
     'ClayMAE',
+    'FoldedClay',
     'MAEOutput',
     'clay_base_patch8',
     'clay_large_patch8',

@@ -15,34 +15,16 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from timm.layers import Attention, LayerNorm
-from timm.models import VisionTransformer
-from timm.models.vision_transformer import checkpoint_seq
 from torch import Tensor, nn
 
 from torchgeo_clay.metadata import Conditioning
 from torchgeo_clay.models.conditioning import match_images
+from torchgeo_clay.models.folded import FoldedClay
 from torchgeo_clay.models.patch_embed import WavelengthPatchEmbed
-from torchgeo_clay.models.position import position_code
+from torchgeo_clay.models.trunk import ClayAttention, ClayNorm, ClayTrunk
 from torchgeo_clay.sensors import Sensor, get_sensor
 
-__all__ = ('Clay', 'ClayAttention', 'ClayNorm')
-
-
-class ClayAttention(Attention):
-    """timm's attention without bias in the output projection (timm's blocks tie that bias to the MLP's)."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Initialize as timm's attention, whatever ``proj_bias`` says."""
-        super().__init__(*args, **kwargs | {'proj_bias': False})
-
-
-class ClayNorm(LayerNorm):
-    """Layer norm with the release's epsilon of 1e-5 (timm's own default is 1e-6)."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Initialize as timm's layer norm."""
-        super().__init__(*args, **{'eps': 1e-5} | kwargs)
+__all__ = ('Clay',)
 
 
 class _Scope:
@@ -62,7 +44,7 @@ class _Scope:
         self.patch_embed.conditioning = self.outer
 
 
-class Clay(VisionTransformer):
+class Clay(ClayTrunk):
     """Clay's encoder.
 
     Everything a timm vision transformer has works here: ``forward_intermediates``, ``reset_classifier``,
@@ -71,7 +53,6 @@ class Clay(VisionTransformer):
     """
 
     patch_embed: WavelengthPatchEmbed
-    cls_token: nn.Parameter
 
     def __init__(
         self,
@@ -226,28 +207,12 @@ class Clay(VisionTransformer):
         with self.conditioned_on(self.resolve(x, wavelengths, gsd, time, latlon)):
             return super().forward_intermediates(x, *args, **kwargs)
 
-    def encode(self, tokens: Tensor) -> Tensor:
-        """Run the blocks and the final norm over tokens that are embedded already: (B, N, D) → (B, N, D)."""
-        tokens = self.norm_pre(self.patch_drop(tokens))
-        tokens = checkpoint_seq(self.blocks, tokens) if self.grad_checkpointing else self.blocks(tokens)
-        return self.norm(tokens)
-
     def _pos_embed(self, x: Tensor) -> Tensor:
         """Add the position code to the patches and put the class token first: (B, h, w, D) → (B, 1 + L, D)."""
         conditioning = self.patch_embed.conditioning
         assert conditioning is not None
         code = self.position_code((x.shape[1], x.shape[2]), x.shape[0], conditioning)
         return self.pos_drop(self.prepend_class_token(rearrange(x, 'b h w d -> b (h w) d') + code))
-
-    def position_code(self, grid: tuple[int, int], batch: int, conditioning: Conditioning) -> Tensor:
-        """Position, time and place of each patch of an (h, w) grid: (B, L, D), in the weights' dtype."""
-        gsd, time, latlon = conditioning.gsd, conditioning.time, conditioning.latlon
-        assert isinstance(gsd, Tensor)
-        return position_code(*grid, gsd, time, latlon, batch, self.embed_dim).to(self.cls_token.dtype)
-
-    def prepend_class_token(self, patches: Tensor) -> Tensor:
-        """Put the class token before the patches: (B, N, D) → (B, 1 + N, D)."""
-        return torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1)
 
     def resolve(
         self,
@@ -292,6 +257,27 @@ class Clay(VisionTransformer):
             scope.time if time is None else time,
             scope.latlon if latlon is None else latlon,
         )
+
+    def fold(
+        self, sensor: str | os.PathLike[str] | Sensor, bands: Sequence[str] | None = None, *, copy: bool = True
+    ) -> FoldedClay:
+        """The same encoder for one sensor only: kernels made once, an ordinary convolution in their place.
+
+        Args:
+            sensor: the sensor whose images it will take.
+            bands: its bands that make the channels, in order; None for all.
+            copy: whether the blocks and the head are copied; otherwise they are shared with this model.
+
+        Returns:
+            A plain vision transformer with equal outputs, in eval mode, which ``torch.export`` takes.
+
+        Raises:
+            ValueError: for an unknown sensor or band.
+        """
+        wavelengths = torch.tensor(get_sensor(sensor).select(bands).wavelengths, device=self.cls_token.device)
+        with torch.no_grad(), torch.autocast(wavelengths.device.type, enabled=False):
+            kernels, bias = self.patch_embed.convolution(wavelengths)
+        return FoldedClay(self, wavelengths, kernels, bias, copy=copy).eval()
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:

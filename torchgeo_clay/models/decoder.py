@@ -9,10 +9,10 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from torchgeo_clay.metadata import Conditioning
-from torchgeo_clay.models.clay import ClayAttention, ClayNorm
 from torchgeo_clay.models.masking import Masking, take
 from torchgeo_clay.models.patch_embed import PixelHead
 from torchgeo_clay.models.position import position_code
+from torchgeo_clay.models.trunk import ClayAttention, ClayNorm
 
 __all__ = ('ClayDecoder',)
 

@@ -175,6 +175,11 @@ class WavelengthPatchEmbed(nn.Module):
             )
         return F.pad(x, (0, -width % p, 0, -height % p))
 
+    def convolution(self, wavelengths: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Kernels (D, C, p, p) and bias (D,) of the convolution for wavelengths (C,) µm."""
+        kernels, bias = self.kernels(wavelengths)
+        return rearrange(kernels, 'c (d p q) -> d c p q', p=self.patch_size[0], q=self.patch_size[1]), bias
+
     def forward(self, x: Tensor, wavelengths: Tensor | None = None) -> Tensor:
         """Embed every patch.
 
@@ -189,8 +194,7 @@ class WavelengthPatchEmbed(nn.Module):
             assert self.conditioning is not None, 'Clay resolves the conditioning before it calls the patch embedding'
             wavelengths = self.conditioning.wavelengths
         assert wavelengths is not None
-        kernels, bias = self.kernels(wavelengths)
-        kernels = rearrange(kernels, 'c (d p q) -> d c p q', p=self.patch_size[0], q=self.patch_size[1])
+        kernels, bias = self.convolution(wavelengths)
         return rearrange(F.conv2d(self.pad(x), kernels, bias, stride=self.patch_size), 'b d h w -> b h w d')
 
     def embed_patches(self, patches: Tensor, wavelengths: Tensor) -> Tensor:
