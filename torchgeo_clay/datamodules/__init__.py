@@ -3,5 +3,6 @@
 """Data modules for Lightning."""
 
 from torchgeo_clay.datamodules.pretrain import ClayPretrainDataModule
+from torchgeo_clay.datamodules.synthetic import SyntheticDataModule
 
-__all__ = ('ClayPretrainDataModule',)
+__all__ = ('ClayPretrainDataModule', 'SyntheticDataModule')
