@@ -2,6 +2,7 @@
 
 """Chips of synthetic scenes: what is to be learnt about them, and from which scenes they come."""
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def test_every_scene_is_in_one_split(count: int, val: float, test: float, seed: 
             split_scene_numbers(count, val, test, seed)
         return
     parts = split_scene_numbers(count, val, test, seed)
-    assert sorted(sum(parts.values(), [])) == list(range(count))
+    assert sorted(chain(*parts.values())) == list(range(count))
     assert parts['train'] == list(range(len(parts['train'])))
     assert all(parts.values())
     assert parts == split_scene_numbers(count, val, test, seed)
