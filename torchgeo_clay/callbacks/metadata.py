@@ -90,7 +90,7 @@ def _fixed_gsd(image: Tensor, gsd: float | None) -> Tensor:
 
 def _check_dates(pl_module: LightningModule, image: Tensor) -> None:
     """Raise for a stock change detection that stacks the dates as channels, naming those that do not."""
-    if not (isinstance(pl_module, ChangeDetection) and image.ndim == 5):
+    if not (isinstance(pl_module, ChangeDetection) and image.ndim == 5) or getattr(pl_module, 'sees_dates', False):
         return
     model = str(pl_module.hparams.get('model'))
     if not model.startswith('fcsiam') and model != 'changevit':
@@ -160,7 +160,8 @@ class SensorMetadata(Callback):
             )
         conditioning = batch_conditioning(batch, self.sensor, self.gsd)
         _check_dates(pl_module, batch['image'])
-        self._say(batch)
+        if not getattr(pl_module, 'sees_dates', False):
+            self._say(batch)
         for model in models:
             self._scopes.enter_context(model.conditioned_on(conditioning))
 

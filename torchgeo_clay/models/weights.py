@@ -17,7 +17,7 @@ from torchvision.models._api import Weights, WeightsEnum
 
 from torchgeo_clay.models.archive import CheckpointError
 
-__all__ = ('ClayLarge8_Weights', 'WeightsLike', 'fetch')
+__all__ = ('ClayLarge8_Weights', 'WeightsLike', 'choose', 'fetch')
 
 _REPO, _FILE = 'made-with-clay/Clay', 'v1.5/clay-v1.5.ckpt'
 
@@ -137,3 +137,29 @@ def fetch(weights: ClayLarge8_Weights | str | os.PathLike[str], model: str) -> P
             'released; for other sizes give weights= a checkpoint of your own pretraining, or None.'
         )
     return weights.fetch()
+
+
+def choose(weights: ClayLarge8_Weights | str | os.PathLike[str] | bool | None, model: str) -> WeightsLike:
+    """What a task's ``weights`` mean for a builder, in the ways TorchGeo's tasks have of saying it.
+
+    Args:
+        weights: as :data:`WeightsLike`; also the bare name of an enum member, True for those released, False for none.
+        model: name of the builder they are for.
+
+    Raises:
+        CheckpointError: for True where none were released.
+    """
+    if weights is None or weights is False:
+        return None
+    if weights is True:
+        for released in ClayLarge8_Weights.__members__.values():
+            if released.meta['model'] == model:
+                return released
+        names = [f'{w!r} of {w.meta["model"]}' for w in ClayLarge8_Weights.__members__.values()]
+        raise CheckpointError(
+            f'weights=True: there are no released weights of {model}. Released: {", ".join(names)}. For weights of '
+            'your own pretraining give weights= the path of its checkpoint; for random ones, None.'
+        )
+    if isinstance(weights, str) and weights in ClayLarge8_Weights.__members__:
+        return ClayLarge8_Weights.__members__[weights]
+    return weights

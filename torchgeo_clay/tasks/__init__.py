@@ -2,6 +2,18 @@
 
 """Clay's tasks, for `torchgeo fit|validate|test|predict`."""
 
+from torchgeo_clay.tasks.change import ClayChangeDetection
+from torchgeo_clay.tasks.classification import ClayClassification
+from torchgeo_clay.tasks.pixelwise_regression import ClayPixelwiseRegression
 from torchgeo_clay.tasks.pretraining import ClayPretraining
+from torchgeo_clay.tasks.regression import ClayRegression
+from torchgeo_clay.tasks.segmentation import ClaySemanticSegmentation
 
-__all__ = ('ClayPretraining',)
+__all__ = (
+    'ClayChangeDetection',
+    'ClayClassification',
+    'ClayPixelwiseRegression',
+    'ClayPretraining',
+    'ClayRegression',
+    'ClaySemanticSegmentation',
+)

@@ -7,12 +7,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from timm.optim import param_groups_weight_decay
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LambdaLR
 
-__all__ = ('cosine', 'published', 'warmup_cosine')
+__all__ = ('cosine', 'finetuning', 'published', 'warm_cosine', 'warmup_cosine')
 
 BETAS = (0.9, 0.95)
 
@@ -87,3 +87,58 @@ def cosine(
     groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=tuple(no_decay or ()))
     optimizer = AdamW(groups, lr=lr, betas=BETAS, fused=True)
     return optimizer, LambdaLR(optimizer, warmup_cosine(steps, int(warmup * steps), floor))
+
+
+def token_names(model: nn.Module) -> set[str]:
+    """Names of the weights that are tokens, as parts of the model say of themselves, and a pool's latent."""
+    names = {name for name, _ in model.named_parameters() if name.endswith('attn_pool.latent')}
+    for prefix, module in model.named_modules():
+        if hasattr(module, 'no_weight_decay'):
+            names |= {f'{prefix}.{name}' if prefix else name for name in module.no_weight_decay()}
+    return names
+
+
+def finetuning(model: nn.Module, lr: float, weight_decay: float = 0.05, layer_decay: float | None = None) -> AdamW:
+    """AdamW for a pretrained encoder; norms, biases and tokens are not decayed.
+
+    Args:
+        model: whose trainable weights are optimised.
+        lr: the rate of what comes after the encoder.
+        weight_decay: of matrices.
+        layer_decay: factor on the rate from each layer to the one before it, by the layers of ``group_matcher``; None
+            for one rate.
+
+    Returns:
+        The optimiser.
+    """
+    tokens = token_names(model)
+    if layer_decay is None:
+        groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=tokens)
+    else:
+        groups = param_groups_layer_decay(model, weight_decay, tokens, layer_decay=layer_decay)
+    for group in groups:
+        group['lr'] = lr * group.pop('lr_scale', 1.0)
+    return AdamW(groups, lr=lr)
+
+
+def warm_cosine(optimizer: Optimizer, steps: float, warmup: float, floor: float = 0.01) -> LambdaLR:
+    """Warm-up and cosine decay of each group's own rate.
+
+    Args:
+        optimizer: whose rates are the highest.
+        steps: training steps in all.
+        warmup: share of the steps in which the rates rise.
+        floor: factor on the rates at the end.
+
+    Returns:
+        The scheduler, to be stepped once per training step.
+
+    Raises:
+        ValueError: for a training without an end.
+    """
+    if math.isinf(steps):
+        raise ValueError(
+            'A cosine schedule needs to know its end: give the trainer max_epochs or max_steps, or the task '
+            "schedule='plateau'."
+        )
+    return LambdaLR(optimizer, warmup_cosine(int(steps), int(warmup * steps), floor))
