@@ -3,6 +3,7 @@
 """Data modules for Lightning."""
 
 from torchgeo_clay.datamodules.pretrain import ClayPretrainDataModule
+from torchgeo_clay.datamodules.sensor_datamodule import SensorDataModule
 from torchgeo_clay.datamodules.synthetic import SyntheticDataModule
 
-__all__ = ('ClayPretrainDataModule', 'SyntheticDataModule')
+__all__ = ('ClayPretrainDataModule', 'SensorDataModule', 'SyntheticDataModule')

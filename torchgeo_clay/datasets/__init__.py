@@ -5,7 +5,17 @@
 from torchgeo_clay.datasets.chips import ClayChips
 from torchgeo_clay.datasets.raster import SensorRaster
 from torchgeo_clay.datasets.scene import Scene, SceneError, scan_scene
+from torchgeo_clay.datasets.sensor_dataset import SensorDataset
 from torchgeo_clay.datasets.synthetic import SyntheticScenes
 from torchgeo_clay.datasets.synthetic_chips import SyntheticChips
 
-__all__ = ('ClayChips', 'Scene', 'SceneError', 'SensorRaster', 'SyntheticChips', 'SyntheticScenes', 'scan_scene')
+__all__ = (
+    'ClayChips',
+    'Scene',
+    'SceneError',
+    'SensorDataset',
+    'SensorRaster',
+    'SyntheticChips',
+    'SyntheticScenes',
+    'scan_scene',
+)

@@ -1,0 +1,247 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""What a TorchGeo dataset's channels are, and which of them a sensor sees. Wavelengths are in µm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Dataset, Subset
+from torchgeo.datasets import (
+    LEVIRCD,
+    SSL4EOL,
+    VHR10,
+    BioMassters,
+    ChesapeakeCVPR,
+    IntersectionDataset,
+    LandCoverAI,
+    LandCoverAIGeo,
+    LEVIRCDPlus,
+    LoveDA,
+    MMFlood,
+    SSL4EOLBenchmark,
+    UnionDataset,
+    VectorDataset,
+)
+from torchvision.datasets.folder import default_loader
+
+from torchgeo_clay.sensors import Sensor
+
+__all__ = ('Selection', 'channels_of', 'leaf_of', 'select_channels', 'wavelengths_of')
+
+#: How far, relatively, a dataset's own wavelength of a band may be from the sensor's.
+_TOLERANCE = 0.1
+_RGB = ('red', 'green', 'blue')
+# TM and ETM+ number other bands than OLI, whose numbers the sensors' aliases are, so they go by name here.
+_TM = {'B1': 'blue', 'B2': 'green', 'B3': 'red', 'B4': 'nir08', 'B5': 'swir16', 'B6': 'thermal', 'B7': 'swir22'}
+
+
+def _tm_or_oli(split: str) -> tuple[str, ...]:
+    """Channels of a split of SSL4EO-L."""
+    names = SSL4EOL.metadata[split]['all_bands']
+    return names if split.startswith('oli') else tuple(_TM.get(n, n) for n in names)
+
+
+def _chesapeake(dataset: Any) -> tuple[str, ...]:
+    """Channels of the image layers, in the order asked for; a second layer's carry the layer's name."""
+    names: list[str] = []
+    for layer in dataset.layers:
+        if layer in ('naip-new', 'naip-old'):
+            own: tuple[str, ...] = ('R', 'G', 'B', 'N')
+        elif layer in ('landsat-leaf-on', 'landsat-leaf-off'):
+            own = tuple(f'B{i}' for i in (1, 2, 3, 4, 5, 6, 7, 10, 11))
+        else:
+            continue
+        names += [f'{layer}/{n}' for n in own] if names else own
+    return tuple(names)
+
+
+def _mmflood(dataset: Any) -> tuple[str, ...]:
+    """Channels of MMFlood."""
+    return ('vv', 'vh', *(('dem',) if dataset.include_dem else ()), *(('hydro',) if dataset.include_hydro else ()))
+
+
+def _biomassters(dataset: Any) -> tuple[str, ...]:
+    """Channels of one of BioMassters' satellites; with both, it is the image that is renamed that decides."""
+    if list(dataset.sensors) == ['S1']:
+        return ('asc VV', 'asc VH', 'desc VV', 'desc VH')
+    return ('B02', 'B03', 'B04', 'B05', 'B06', 'B07', 'B08', 'B8A', 'B11', 'B12', 'CLP')
+
+
+#: What the datasets that carry no band names hold, in order, as their papers and their code say.
+_CHANNELS: Mapping[type, Callable[[Any], tuple[str, ...]]] = {
+    ChesapeakeCVPR: _chesapeake,
+    MMFlood: _mmflood,
+    BioMassters: _biomassters,
+    SSL4EOL: lambda dataset: _tm_or_oli(dataset.split) * dataset.seasons,
+    SSL4EOLBenchmark: lambda dataset: _tm_or_oli(dataset.sensor),
+    **dict.fromkeys((LandCoverAI, LandCoverAIGeo, LoveDA, VHR10, LEVIRCD, LEVIRCDPlus), lambda dataset: _RGB),
+}
+
+
+def leaf_of(dataset: Dataset[Any], index: Any = None) -> tuple[Any, Any]:
+    """The dataset, and the index in it, behind torch's ``Subset`` and ``ConcatDataset``.
+
+    Args:
+        dataset: any dataset.
+        index: an index into it; None for none, where the first of several datasets stands for all.
+
+    Returns:
+        The dataset that reads, and the index that it is asked for.
+    """
+    while True:
+        if isinstance(dataset, Subset):
+            index = None if index is None else dataset.indices[index]
+            dataset = dataset.dataset
+        elif isinstance(dataset, ConcatDataset):
+            position, start = 0, 0
+            if index is not None:
+                index = index + len(dataset) if index < 0 else index
+                position = next(i for i, stop in enumerate(dataset.cumulative_sizes) if index < stop)
+                start = dataset.cumulative_sizes[position - 1] if position else 0
+                index -= start
+            dataset = dataset.datasets[position]
+        else:
+            return dataset, index
+
+
+def channels_of(dataset: Dataset[Any]) -> tuple[str, ...] | None:
+    """Names of a dataset's channels, in the dataset's order.
+
+    Looked for, in this order, in a table of TorchGeo's datasets that do not tell, in ``bands``, ``all_bands`` and
+    ``all_band_names``, in the images among the parts of an intersection or a union, and for a folder of images that
+    Pillow reads as red, green and blue.
+
+    Args:
+        dataset: any dataset.
+
+    Returns:
+        The names; None where nothing tells.
+    """
+    leaf, _ = leaf_of(dataset)
+    for kind, names in _CHANNELS.items():
+        if isinstance(leaf, kind):
+            return names(leaf)
+    for attribute in ('bands', 'all_bands', 'all_band_names'):
+        found = getattr(leaf, attribute, None)
+        if isinstance(found, Sequence) and not isinstance(found, str) and found:
+            return tuple(map(str, found))
+    if isinstance(leaf, IntersectionDataset | UnionDataset):
+        parts = [channels_of(d) for d in leaf.datasets if getattr(d, 'is_image', not isinstance(d, VectorDataset))]
+        if not parts or any(part is None for part in parts):
+            return None
+        if isinstance(leaf, UnionDataset):
+            return parts[0] if len(set(parts)) == 1 else None
+        return tuple(name for part in parts if part is not None for name in part)
+    return _RGB if getattr(leaf, 'loader', None) is default_loader else None
+
+
+def wavelengths_of(dataset: Dataset[Any]) -> dict[str, float] | None:
+    """A dataset's own central wavelengths.
+
+    Args:
+        dataset: any dataset.
+
+    Returns:
+        Channel → µm, as far as the dataset tells them: ``wavelengths`` is a dictionary by band, as of TorchGeo's
+        Landsat, or a sequence beside the bands, as of HySpecNet; None where it has none.
+    """
+    leaf, _ = leaf_of(dataset)
+    found, names = getattr(leaf, 'wavelengths', None), channels_of(dataset)
+    if isinstance(leaf, IntersectionDataset) and found is None:
+        known = [wavelengths_of(d) for d in leaf.datasets]
+        return {k: v for part in known if part is not None for k, v in part.items()} or None
+    if isinstance(found, Mapping):
+        return {n: float(found[n.removeprefix('SR_')]) for n in names or () if n.removeprefix('SR_') in found} or None
+    if isinstance(found, Tensor | Sequence) and names is not None and len(names) % max(len(found), 1) == 0:
+        return dict(zip(names, map(float, found), strict=False)) or None
+    return None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which of a dataset's channels a sensor sees.
+
+    Attributes:
+        channels: the dataset's channels, in the dataset's order.
+        indices: position among them of each band of ``sensor``.
+        sensor: the sensor, with the selected bands in the order in which the model gets them.
+    """
+
+    channels: tuple[str, ...]
+    indices: tuple[int, ...]
+    sensor: Sensor
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Channels that the model does not get."""
+        return tuple(name for i, name in enumerate(self.channels) if i not in self.indices)
+
+    def select(self, image: Tensor) -> Tensor:
+        """Take the sensor's bands: (…, channels, H, W) → (…, bands, H, W)."""
+        if self.indices == tuple(range(len(self.channels))):
+            return image
+        return image.index_select(-3, torch.tensor(self.indices, device=image.device))
+
+    def restore(self, image: Tensor) -> Tensor:
+        """Give the bands their places in the dataset back, zeros for those left out: (…, channels, H, W)."""
+        full = image.new_zeros((*image.shape[:-3], len(self.channels), *image.shape[-2:]))
+        return full.index_copy(-3, torch.tensor(self.indices, device=image.device), image)
+
+
+def select_channels(
+    sensor: Sensor, channels: Sequence[str], bands: Sequence[str] | None = None, own: Mapping[str, float] | None = None
+) -> Selection:
+    """Find a sensor's bands among a dataset's channels, by name or alias.
+
+    Args:
+        sensor: the sensor, with all its bands.
+        channels: the dataset's channels, in its order.
+        bands: names or aliases of those that the model gets, in that order; None for all that match, in the order of
+            the sensor, which is that of the training data.
+        own: the dataset's wavelengths, µm, to find out a band of the same name that is another.
+
+    Returns:
+        The selection.
+
+    Raises:
+        ValueError: if none match, one that is asked for is missing, one is there or is asked for twice, or the
+            dataset has another wavelength for it.
+    """
+    found: dict[str, list[int]] = {}
+    for i, name in enumerate(channels):
+        if (position := sensor.find(name)) is not None:
+            found.setdefault(sensor.bands[position].name, []).append(i)
+    if not found:
+        raise ValueError(
+            f'No band of {sensor.name} matches: the dataset has {", ".join(channels)}; the sensor has '
+            f'{", ".join("/".join(b.names) for b in sensor.bands)}. Is it the right sensor? If the names differ, say '
+            'what each channel is, in the order of the dataset: channels=[…].'
+        )
+    chosen = sensor.select([n for n in sensor.band_names if n in found] if bands is None else bands)
+    if missing := [name for name in chosen.band_names if name not in found]:
+        raise ValueError(
+            f'bands {", ".join(missing)} of {sensor.name} are not in the dataset, which has {", ".join(channels)}. '
+            f'There are {[n for n in sensor.band_names if n in found]}.'
+        )
+    for name in chosen.band_names:
+        if len(found[name]) > 1:
+            raise ValueError(
+                f'{name} is repeated: channels {", ".join(f"{i} ({channels[i]})" for i in found[name])} of the dataset '
+                f'are all {name} of {sensor.name}; once is right. Dates stacked as channels? Ask the dataset for one '
+                'date, or (T, C, H, W). Otherwise name the channels apart: channels=[…].'
+            )
+    indices = tuple(found[name][0] for name in chosen.band_names)
+    for band, i in zip(chosen.bands, indices, strict=True):
+        wavelength = (own or {}).get(channels[i], band.wavelength)
+        if abs(wavelength / band.wavelength - 1) > _TOLERANCE:
+            raise ValueError(
+                f'{channels[i]} is {wavelength:g} µm in the dataset, but {band.name} of {sensor.name} is '
+                f'{band.wavelength:g} µm: another instrument numbers its bands otherwise. Say what each channel is: '
+                'channels=[…].'
+            )
+    return Selection(tuple(channels), indices, chosen)

@@ -1,0 +1,94 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""From a dataset's numbers to a sensor's units and back. Shapes: (…, C, H, W)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from torchgeo_clay.sensors import Sensor
+
+__all__ = ('Conversion', 'check_range')
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How a dataset's numbers become a sensor's: x · scale + offset, then 10·log10 if ``to_db``.
+
+    Attributes:
+        scale: factor, such as 10000 for reflectance from 0 to 1.
+        offset: summand, such as -1000 for Sentinel-2 since processing baseline 04.00.
+        to_db: whether the result is linear power that the sensor has in decibels.
+    """
+
+    scale: float = 1.0
+    offset: float = 0.0
+    to_db: bool = False
+
+    def __post_init__(self) -> None:
+        """Validate.
+
+        Raises:
+            ValueError: for a scale of zero, or numbers that are not finite.
+        """
+        if not (math.isfinite(self.scale) and self.scale != 0):
+            raise ValueError(f'scale: expected a finite number other than 0, got {self.scale}.')
+        if not math.isfinite(self.offset):
+            raise ValueError(f'offset: expected a finite number, got {self.offset}.')
+
+    def __call__(self, image: Tensor, sensor: Sensor) -> Tensor:
+        """To the sensor's units.
+
+        Args:
+            image: (…, C, H, W) float, the dataset's numbers.
+            sensor: with the image's bands.
+
+        Returns:
+            (…, C, H, W); pixels without a logarithm hold the band's mean, which is 0 after normalisation.
+        """
+        if (self.scale, self.offset) != (1.0, 0.0):
+            image = image * self.scale + self.offset
+        if not self.to_db:
+            return image
+        mean = torch.tensor(sensor.mean, dtype=image.dtype, device=image.device)[:, None, None]
+        return torch.where(image > 0, 10 * torch.log10(image.clamp_min(1e-30)), mean)
+
+    def inverse(self, image: Tensor) -> Tensor:
+        """Back to the dataset's numbers: (…, C, H, W)."""
+        if self.to_db:
+            image = torch.pow(10.0, image / 10)
+        return (image - self.offset) / self.scale if (self.scale, self.offset) != (1.0, 0.0) else image
+
+
+def check_range(image: Tensor, sensor: Sensor) -> None:
+    """Refuse an image whose range can't be the sensor's.
+
+    Args:
+        image: (…, C, H, W), in the sensor's units, on the host.
+        sensor: with the image's bands.
+
+    Raises:
+        ValueError: for fractions from 0 to 1 where the sensor has larger numbers, or linear power where it has
+            decibels.
+    """
+    usable = image[torch.isfinite(image)]
+    if not usable.numel():
+        return
+    low, high = float(usable.min()), float(usable.max())
+    if sensor.scale == 'db' and low >= 0 and high > 0:
+        raise ValueError(
+            f'image: expected decibels of {sensor.name}, which are mostly negative, got values from {low:g} to '
+            f'{high:g}. Is it linear power? Then write to_db=True.'
+        )
+    whole = bool((usable == usable.round()).all())
+    if sensor.scale == 'linear' and min(sensor.mean) >= 20 and not whole and low >= -0.2 and high <= 1.6:
+        unit = 255 if max(sensor.mean) < 256 else 10000
+        raise ValueError(
+            f'image: expected numbers of {sensor.name}, around {min(sensor.mean):g} to {max(sensor.mean):g}, got '
+            f'values from {low:g} to {high:g}. The dataset delivers fractions: write scale={unit}, or the factor that '
+            "gives the product's own numbers, and leave normalisation to the sensor."
+        )
