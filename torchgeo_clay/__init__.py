@@ -6,7 +6,19 @@ from importlib.metadata import version
 
 from torchgeo_clay.models.registry import register
 
-__all__ = ('__version__', 'callbacks', 'datamodules', 'datasets', 'metadata', 'models', 'sensors', 'tasks', 'units')
+__all__ = (
+    '__version__',
+    'callbacks',
+    'datamodules',
+    'datasets',
+    'inference',
+    'metadata',
+    'models',
+    'sensors',
+    'tasks',
+    'units',
+    'writers',
+)
 
 __version__ = version('torchgeo-clay')
 

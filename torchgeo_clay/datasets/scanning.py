@@ -26,7 +26,8 @@ def list_rasters(paths: Path | Iterable[Path]) -> list[str]:
     """Files that may be rasters, sorted: the files given, and all in the folders given.
 
     Args:
-        paths: files and folders, which are searched through. Hidden files, GDAL's sidecars and ``.npz`` are left out.
+        paths: files, URLs, and folders, which are searched through. Hidden files, GDAL's sidecars and ``.npz`` are
+            left out.
 
     Raises:
         ValueError: for a path that does not exist.
@@ -34,6 +35,9 @@ def list_rasters(paths: Path | Iterable[Path]) -> list[str]:
     files: set[str] = set()
     for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
         name = os.fspath(path)
+        if '://' in name:  # rasterio opens it as it is; there is no listing it
+            files.add(name)
+            continue
         if not os.path.exists(name) and not name.startswith('/vsi'):
             raise ValueError(f'{name}: expected a file or a folder of rasters, found nothing there.')
         files.update(f for f in find_files(name) if not os.path.isdir(f))

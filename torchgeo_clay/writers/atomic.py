@@ -1,0 +1,82 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""Files that are whole or not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ('OutputError', 'atomic', 'check_writable')
+
+
+class OutputError(ValueError):
+    """What was to be written can't be; the message names the file, the reason and what can be done."""
+
+
+@contextmanager
+def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Write a file under another name in the same folder; it gets its own name when all of it is on the disk.
+
+    Example::
+
+        with atomic('map.tif') as partial:
+            write(partial)
+
+    Args:
+        path: the file; one that is there already is replaced at the end.
+
+    Yields:
+        The path to write to. It is gone after an exception.
+
+    Raises:
+        OutputError: if the folder can't be written to or the disk is full.
+    """
+    path = Path(path)
+    partial = path.with_name(f'.{path.stem}.{os.getpid()}.partial{path.suffix}')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        with open(partial, 'rb+') as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise OutputError(
+            f'{path}: could not be written ({error}). Is its folder writable, and is there room on the disk? Nothing '
+            'half-written is left.'
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put a folder's entries on the disk, so that a new name outlives a loss of power."""
+    if os.name != 'posix':  # elsewhere a folder can't be opened
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Make a folder and write an empty file into it, so that a run does not find out at its end.
+
+    Args:
+        folder: the folder.
+
+    Raises:
+        OutputError: if that can't be done.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f'.writable.{os.getpid()}'
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f'{folder}: expected a folder that can be written to ({error}). Choose another.') from error

@@ -1,0 +1,233 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""Cloud-optimised GeoTIFFs written row by row. Shapes: K bands, H rows, W columns."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+from pyproj import CRS
+from rasterio import Affine
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetWriter
+from rasterio.shutil import copy as raster_copy
+from rasterio.windows import Window
+
+from torchgeo_clay.writers.atomic import OutputError, atomic
+
+__all__ = ('CogStream', 'Layout', 'write_cog')
+
+#: Pixels per side of a COG's tiles.
+_TILE = 256
+
+#: Megabytes that GDAL may keep of rasters; by its own choice it is a twentieth of the machine's memory.
+CACHE_MB = 64
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a raster is, but for its pixels.
+
+    Attributes:
+        height: rows.
+        width: columns.
+        crs: its coordinate reference system; None for unknown.
+        transform: affine from (column, row) to the CRS.
+        dtype: of the pixels.
+        count: K, bands.
+        nodata: the value that stands for no data; None for none.
+        names: of the bands.
+        classes: what the values 0, 1, … of a map of classes mean.
+        colours: of these values, red, green and blue from 0 to 255.
+        tags: text to write beside the pixels.
+    """
+
+    height: int
+    width: int
+    crs: CRS | None
+    transform: Affine
+    dtype: str
+    count: int = 1
+    nodata: float | None = None
+    names: Sequence[str] = ()
+    classes: Sequence[str] = ()
+    colours: Sequence[Colour] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Validate.
+
+        Raises:
+            ValueError: for names that are not one per band, colours that are not one per class or no colours, or
+                classes and colours of a raster that is not one band of small integers.
+        """
+        if self.names and len(self.names) != self.count:
+            raise ValueError(f'names: expected {self.count}, one per band, got {len(self.names)}: {self.names}.')
+        if (self.classes or self.colours) and (self.count != 1 or self.dtype not in ('uint8', 'uint16')):
+            raise ValueError(
+                f'classes and colours: expected one band of uint8 or uint16, got {self.count} of {self.dtype}.'
+            )
+        if self.classes and self.colours and len(self.classes) != len(self.colours):
+            raise ValueError(
+                f'colours: expected {len(self.classes)}, one per class ({", ".join(self.classes)}), got '
+                f'{len(self.colours)}.'
+            )
+        for colour in self.colours:
+            if len(colour) != 3 or not all(0 <= part <= 255 for part in colour):
+                raise ValueError(f'colours: expected red, green and blue from 0 to 255, got {tuple(colour)}.')
+
+
+class CogStream:
+    """A COG that takes rows as they come; memory does not grow with its height.
+
+    A COG can only be written as a whole, from another raster: rows go to a plain GeoTIFF beside it first, which is gone
+    at the end. The COG itself has its name only when it is whole.
+
+    Example::
+
+        with CogStream('map.tif', layout) as stream:
+            stream.write(0, rows)
+    """
+
+    def __init__(self, path: str | os.PathLike[str], layout: Layout) -> None:
+        """Initialise.
+
+        Args:
+            path: the COG.
+            layout: what it is.
+        """
+        self.path, self.layout = Path(path), layout
+        self._rows = self.path.with_name(f'.{self.path.stem}.{os.getpid()}.rows.tif')
+        self._file: DatasetWriter | None = None
+
+    def __enter__(self) -> CogStream:
+        """Open the plain raster.
+
+        Raises:
+            OutputError: if it can't be made.
+        """
+        layout = self.layout
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    'ignore', NotGeoreferencedWarning
+                )  # a scene may have no CRS; then nor has its map
+                self._file = rasterio.open(
+                    self._rows,
+                    'w',
+                    driver='GTiff',
+                    height=layout.height,
+                    width=layout.width,
+                    count=layout.count,
+                    dtype=layout.dtype,
+                    crs=None if layout.crs is None else layout.crs.to_wkt(),
+                    transform=layout.transform,
+                    nodata=layout.nodata,
+                    interleave='band',
+                    bigtiff='if_safer',
+                )
+            _describe(self._file, layout)
+        except (OSError, RasterioError) as error:
+            self._drop()
+            raise OutputError(f'{self.path}: could not be written ({error}). Is its folder writable?') from error
+        return self
+
+    def write(self, row: int, pixels: npt.NDArray[Any], col: int = 0) -> None:
+        """Write a block of pixels; those in no block have no data.
+
+        Args:
+            row: its first row.
+            pixels: (K, H, W) of the layout's dtype.
+            col: its first column.
+
+        Raises:
+            OutputError: if the disk is full.
+        """
+        assert self._file is not None
+        try:
+            self._file.write(pixels, window=Window(col, row, pixels.shape[2], pixels.shape[1]))
+        except (OSError, RasterioError) as error:
+            raise OutputError(f'{self.path}: could not be written ({error}). Is there room on the disk?') from error
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Make the COG, unless there was an exception.
+
+        Raises:
+            OutputError: if it can't be written.
+        """
+        assert self._file is not None
+        try:
+            self._file.close()
+            if kind is None:
+                self._convert()
+        except RasterioError as failure:
+            raise OutputError(f'{self.path}: could not be written ({failure}). Is there room on the disk?') from failure
+        finally:
+            self._drop()
+
+    def _convert(self) -> None:
+        """From the plain raster to the COG."""
+        integers = np.issubdtype(np.dtype(self.layout.dtype), np.integer)
+        with atomic(self.path) as partial, warnings.catch_warnings():
+            warnings.simplefilter('ignore', NotGeoreferencedWarning)
+            raster_copy(
+                self._rows,
+                partial,
+                driver='COG',
+                blocksize=_TILE,
+                compress='deflate',
+                predictor='yes',
+                overviews='auto',
+                overview_resampling='mode' if integers else 'average',
+                bigtiff='if_safer',
+            )
+
+    def _drop(self) -> None:
+        """Remove the plain raster and what GDAL may have put beside it."""
+        for path in (self._rows, self._rows.with_name(f'{self._rows.name}.aux.xml')):
+            path.unlink(missing_ok=True)
+
+
+def _describe(file: DatasetWriter, layout: Layout) -> None:
+    """Write names, classes, colours and tags."""
+    if layout.names:
+        file.descriptions = tuple(layout.names)
+    if layout.classes:
+        file.update_tags(1, **{f'CLASS_{i}': name for i, name in enumerate(layout.classes)})
+        file.update_tags(CLASSES=json.dumps(dict(enumerate(layout.classes))))
+    if layout.colours:
+        colours = {i: (*colour, 255) for i, colour in enumerate(layout.colours)}
+        if layout.nodata is not None:
+            colours[int(layout.nodata)] = (0, 0, 0, 0)
+        file.write_colormap(1, colours)
+    file.update_tags(**layout.tags)
+
+
+def write_cog(path: str | os.PathLike[str], pixels: npt.NDArray[Any], layout: Layout) -> None:
+    """Write a COG that fits into memory.
+
+    Args:
+        path: the file; one that is there already is replaced.
+        pixels: (K, H, W).
+        layout: what it is.
+
+    Raises:
+        OutputError: if it can't be written.
+    """
+    with CogStream(path, layout) as stream:
+        stream.write(0, pixels)
