@@ -84,8 +84,8 @@ class ClayClassification(ClayTask, Classification):
             ValueError: for an unknown model or argument, or arguments that contradict each other.
             CheckpointError: for weights that can't be fetched, read, or do not fit.
         """
-        self.weights = weights
         super().__init__(
+            weights=weights,
             task=task,
             num_classes=num_classes,
             num_labels=num_labels,

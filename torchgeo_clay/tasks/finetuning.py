@@ -38,6 +38,9 @@ class ClayTask(BaseTask):
     ``schedule``, ``warmup``, ``patience`` and ``grad_checkpointing``, and builds ``self.model``.
     """
 
+    #: Not saved: the weights are in the checkpoint, the others are arguments of TorchGeo's tasks that these have not.
+    ignore = ('weights', 'in_channels', 'backbone', 'num_filters')
+
     #: Key of the batch that holds class labels, which are held against the number of classes; None for none.
     label_key: str | None = None
 
@@ -151,37 +154,30 @@ class ClayTask(BaseTask):
         """
         return told_conditioning(batch, self.clay.patch_embed.conditioning, self.sees_dates)
 
-    def _check_labels(self, batch: Any) -> None:
-        """Raise for labels out of range."""
-        if (
-            self.label_key is not None
-            and isinstance(batch, Mapping)
-            and isinstance(target := batch.get(self.label_key), Tensor)
-        ):
+    def check_labels(self, batch: Mapping[str, Any]) -> None:
+        """Raise for labels that are no class, before a loss on a device stops at an assertion that names none.
+
+        Each step does it where the labels lie on the host, and once an epoch on a device, as looking at them there
+        means waiting for it. (It is no ``on_before_batch_transfer``, which Lightning takes from the datamodule.)
+
+        Args:
+            batch: with ``label`` or ``mask``, or to be predicted, without.
+
+        Raises:
+            ValueError: see :func:`~torchgeo_clay.tasks.targets.check_labels`.
+        """
+        target = None if self.label_key is None else batch.get(self.label_key)
+        if self.label_key is not None and isinstance(target, Tensor):
             classes = self.hparams['num_classes'] if self.hparams['task'] == 'multiclass' else 2
             check_labels(target, self.label_key, classes, self.hparams['ignore_index'])
 
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Look at the labels while they are on the host: on a device it would be waited for, or an assertion be hit.
-
-        Args:
-            batch: of the loader.
-            dataloader_idx: ignored.
-
-        Raises:
-            ValueError: for labels out of range.
-        """
-        self._check_labels(batch)
-        return batch
-
-    def _step(self, name: str, batch: Any, *args: Any) -> Any:
+    def _step(self, name: str, batch: Any, batch_idx: int, *args: Any) -> Any:
         """Run one of TorchGeo's steps, with Clay told about the batch."""
         conditioning = self.conditioning(batch)
-        target = batch.get(self.label_key) if self.label_key else None
-        if isinstance(target, Tensor) and on_host(target):  # also where a datamodule has the hook to itself
-            self._check_labels(batch)
+        if batch_idx == 0 or on_host(batch['image']):
+            self.check_labels(batch)
         with self.clay.conditioned_on(conditioning):
-            return getattr(super(), name)(batch, *args)
+            return getattr(super(), name)(batch, batch_idx, *args)
 
     def training_step(self, batch: Any, batch_idx: int, *args: Any) -> Any:
         """TorchGeo's training step.

@@ -71,8 +71,8 @@ class ClayPixelwiseRegression(ClayTask, PixelwiseRegression):
                 outputs than one.
             CheckpointError: for weights that can't be fetched, read, or do not fit.
         """
-        self.weights = weights
         super().__init__(
+            weights=weights,
             num_outputs=num_outputs,
             labels=labels,
             loss=loss,

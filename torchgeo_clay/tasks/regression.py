@@ -23,6 +23,8 @@ class ClayRegression(ClayTask, Regression):
     Images are of any size from one patch on; the last patches are completed by reflection.
     """
 
+    ignore = (*ClayTask.ignore, 'freeze_decoder')
+
     def __init__(
         self,
         model: str = 'clay_large_patch8',
@@ -69,8 +71,8 @@ class ClayRegression(ClayTask, Regression):
             ValueError: for an unknown model or argument, or arguments that contradict each other.
             CheckpointError: for weights that can't be fetched, read, or do not fit.
         """
-        self.weights = weights
         super().__init__(
+            weights=weights,
             num_outputs=num_outputs,
             labels=labels,
             loss=loss,

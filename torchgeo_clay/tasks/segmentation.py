@@ -85,8 +85,8 @@ class ClaySemanticSegmentation(ClayTask, SemanticSegmentation):
             ValueError: for an unknown model, decoder or argument, or arguments that contradict each other.
             CheckpointError: for weights that can't be fetched, read, or do not fit.
         """
-        self.weights = weights
         super().__init__(
+            weights=weights,
             task=task,
             num_classes=num_classes,
             num_labels=num_labels,
