@@ -61,8 +61,11 @@ def replace_normalizations(module: nn.Module, scale: float) -> None:
         module: the augmentation, which is changed.
         scale: the number. Where there is no normalisation there is no division.
     """
-    for parent, name, _ in find_normalizations(module):
-        setattr(parent, name, K.Normalize(mean=torch.tensor(0.0), std=torch.tensor(scale)))
+    for parent, name, child in find_normalizations(module):
+        keepdim = bool(
+            getattr(child, 'keepdim', False)
+        )  # set by the container it is in; masks lose or gain a side else
+        setattr(parent, name, K.Normalize(torch.tensor(0.0), torch.tensor(scale), keepdim=keepdim))
 
 
 def normalize_image(image: Tensor, sensor: Sensor, scale: float = 1.0) -> Tensor:
