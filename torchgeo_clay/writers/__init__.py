@@ -4,5 +4,18 @@
 
 from torchgeo_clay.writers.atomic import OutputError, atomic
 from torchgeo_clay.writers.cog import CogStream, Layout, write_cog
+from torchgeo_clay.writers.geoparquet import Rows, embedding_table, read_metadata, write_geoparquet
+from torchgeo_clay.writers.parts import PartStore
 
-__all__ = ('CogStream', 'Layout', 'OutputError', 'atomic', 'write_cog')
+__all__ = (
+    'CogStream',
+    'Layout',
+    'OutputError',
+    'PartStore',
+    'Rows',
+    'atomic',
+    'embedding_table',
+    'read_metadata',
+    'write_cog',
+    'write_geoparquet',
+)

@@ -1,0 +1,66 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""Embeddings read back from GeoParquet. Shapes: N rows, D width."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torchgeo.datasets import ClayEmbeddings as TorchGeoClayEmbeddings
+from torchgeo.datasets.utils import Path, Sample
+
+__all__ = ('ClayEmbeddings',)
+
+
+class ClayEmbeddings(TorchGeoClayEmbeddings):
+    """TorchGeo's dataset of Clay's embeddings, which takes unknown dates and places and rounded embeddings too.
+
+    Samples hold ``embedding`` (D,) float32, ``x`` and ``y`` of the footprint's centre in the file's CRS (degrees unless
+    it was written in the scenes' own), and ``t``, seconds UTC; NaN for unknown.
+
+    Attributes:
+        data: the table, a GeoDataFrame.
+    """
+
+    def __init__(self, root: Path = 'data', transforms: Callable[[Sample], Sample] | None = None) -> None:
+        """Initialise.
+
+        Args:
+            root: a GeoParquet file, or a folder of them.
+            transforms: called on each sample.
+
+        Raises:
+            DatasetNotFoundError: if there is none.
+        """
+        super().__init__(root, transforms)
+
+    @property
+    def embeddings(self) -> npt.NDArray[np.float32]:
+        """All embeddings: (N, D) float32."""
+        values = np.stack(list(self.data['embedding'])).astype(np.float32)
+        return values * self.data['scale'].to_numpy(np.float32)[:, None] if 'scale' in self.data else values
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return a row.
+
+        Args:
+            index: of the row.
+
+        Returns:
+            The sample, as the class describes it.
+        """
+        row = self.data.iloc[index]
+        embedding = torch.tensor(np.asarray(row['embedding'])).float()
+        center, time = row['geometry'].centroid, row.get('datetime')
+        sample: Sample = {
+            'embedding': embedding * float(row['scale']) if 'scale' in row else embedding,
+            'x': torch.tensor(math.nan if center.is_empty else center.x, dtype=torch.float64),
+            'y': torch.tensor(math.nan if center.is_empty else center.y, dtype=torch.float64),
+            't': torch.tensor(math.nan if pd.isna(time) else pd.Timestamp(time).timestamp(), dtype=torch.float64),
+        }
+        return sample if self.transforms is None else self.transforms(sample)

@@ -1,0 +1,210 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""Tables of embeddings as GeoParquet 1.1 (https://geoparquet.org/releases/v1.1.0/). Shapes: N rows, D width."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import shapely
+from pyproj import CRS
+
+from torchgeo_clay.writers.atomic import atomic
+
+__all__ = ('KEY', 'Rows', 'embedding_table', 'read_metadata', 'write_geoparquet')
+
+Precision = Literal['float32', 'float16', 'int8']
+
+#: Name of this package's own entry in a file's metadata, JSON.
+KEY = b'torchgeo_clay'
+
+_ROW_GROUP = 8192
+_BBOX = ('xmin', 'ymin', 'xmax', 'ymax')
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Embeddings of N windows of scenes, and what is known of them.
+
+    Attributes:
+        embedding: (N, D) float32.
+        geometry: N footprints, empty where the place is unknown.
+        time: (N,) seconds since 1970-01-01 UTC; NaN for unknown.
+        sensor: N names.
+        gsd: (N,) metres per pixel.
+        source: N paths or URLs of the scenes.
+        row: (N,) first row of each window in its scene.
+        col: (N,) first column.
+        valid: (N,) share of its pixels that hold data.
+    """
+
+    embedding: npt.NDArray[np.float32]
+    geometry: Sequence[Any]
+    time: npt.NDArray[np.float64]
+    sensor: Sequence[str]
+    gsd: npt.NDArray[np.float32]
+    source: Sequence[str]
+    row: npt.NDArray[np.int64]
+    col: npt.NDArray[np.int64]
+    valid: npt.NDArray[np.float32]
+
+
+def embedding_table(rows: Rows, precision: Precision = 'float32') -> pa.Table:
+    """A table of embeddings, a row per window.
+
+    Args:
+        rows: the windows.
+        precision: of the embeddings: ``float32``, ``float16``, or ``int8``, to be multiplied by the column ``scale``.
+
+    Returns:
+        Columns ``embedding`` (a list of fixed size), ``geometry`` (WKB), ``datetime``, ``sensor``, ``gsd``, ``source``,
+        ``row``, ``col``, ``valid``, with int8 ``scale``, and ``bbox``, which covers the geometry.
+
+    Raises:
+        ValueError: for an unknown precision.
+    """
+    values, scale = _quantised(rows.embedding, precision)
+    geometry = np.asarray(rows.geometry, dtype=object)
+    known = np.isfinite(rows.time)
+    milliseconds = np.where(known, np.nan_to_num(rows.time) * 1000, 0).round().astype(np.int64)
+    columns = {
+        'embedding': pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1]),
+        'geometry': pa.array(shapely.to_wkb(geometry), pa.binary()),
+        'datetime': pa.array(milliseconds, pa.timestamp('ms', tz='UTC'), mask=~known),
+        'sensor': pa.array(rows.sensor, pa.string()),
+        'gsd': pa.array(rows.gsd, pa.float32()),
+        'source': pa.array(rows.source, pa.string()),
+        'row': pa.array(rows.row, pa.int32()),
+        'col': pa.array(rows.col, pa.int32()),
+        'valid': pa.array(rows.valid, pa.float32()),
+    }
+    if scale is not None:
+        columns['scale'] = pa.array(scale, pa.float32())
+    bounds = shapely.bounds(geometry)
+    unknown = np.isnan(bounds[:, 0])
+    parts = [pa.array(bounds[:, i], pa.float64(), mask=unknown) for i in range(4)]
+    columns['bbox'] = pa.StructArray.from_arrays(parts, names=list(_BBOX))
+    return pa.table(columns)
+
+
+def _quantised(
+    embedding: npt.NDArray[np.float32], precision: Precision
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32] | None]:
+    """Embeddings as they are stored, and per row what they are to be multiplied by."""
+    if precision not in ('float32', 'float16', 'int8'):
+        raise ValueError(f"precision: expected 'float32', 'float16' or 'int8', got {precision!r}.")
+    if precision != 'int8':
+        return embedding.astype(precision), None
+    scale = np.abs(embedding).max(axis=1, initial=0).astype(np.float32) / np.float32(127)
+    scale = np.where(scale > 0, scale, np.float32(1))
+    return np.rint(embedding / scale[:, None]).astype(np.int8), scale
+
+
+def write_geoparquet(
+    path: str | os.PathLike[str],
+    tables: Iterable[pa.Table],
+    *,
+    crs: CRS | None,
+    metadata: Mapping[str, Any],
+    row_group: int = _ROW_GROUP,
+) -> int:
+    """Write tables as one GeoParquet file, whole or not at all, with one of them in memory at a time.
+
+    Args:
+        path: the file; one that is there already is replaced.
+        tables: of :func:`embedding_table`, all of one schema.
+        crs: of the geometries; None for unknown.
+        metadata: written into the file as JSON: the model, its weights, ….
+        row_group: rows of a row group.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        ValueError: if there is no table.
+        OutputError: if the file can't be written.
+    """
+    seen: tuple[set[str], list[npt.NDArray[np.float64]]] = set(), []
+    count = 0
+    with atomic(path) as partial:
+        writer: pq.ParquetWriter | None = None
+        try:
+            for table in _grouped(tables, row_group):
+                if writer is None:
+                    dictionaries = ['sensor', 'source']
+                    writer = pq.ParquetWriter(partial, table.schema, compression='zstd', use_dictionary=dictionaries)
+                writer.write_table(table, row_group_size=row_group)
+                _look(table, *seen)
+                count += table.num_rows
+            if writer is None:
+                raise ValueError(f'{os.fspath(path)}: there is no row to write.')
+            writer.add_key_value_metadata({'geo': json.dumps(_geo(crs, *seen)), KEY.decode(): json.dumps(metadata)})
+        finally:
+            if writer is not None:
+                writer.close()
+    return count
+
+
+def _grouped(tables: Iterable[pa.Table], rows: int) -> Iterable[pa.Table]:
+    """Small tables put together until they fill a row group."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(t.num_rows for t in waiting) >= rows:
+            together = pa.concat_tables(waiting)
+            whole = together.num_rows // rows * rows
+            yield together.slice(0, whole)
+            waiting = [together.slice(whole)] if whole < together.num_rows else []
+    if any(t.num_rows for t in waiting):
+        yield pa.concat_tables(waiting)
+
+
+def _look(table: pa.Table, types: set[str], bounds: list[npt.NDArray[np.float64]]) -> None:
+    """Take down the types of a table's geometries and their bounds."""
+    geometry = shapely.from_wkb(table['geometry'].to_numpy(zero_copy_only=False))
+    names = {3: 'Polygon', 6: 'MultiPolygon'}
+    types.update(names[i] for i in set(shapely.get_type_id(geometry).tolist()))
+    box = shapely.total_bounds(geometry)
+    if np.isfinite(box).all():
+        bounds.append(box)
+
+
+def _geo(crs: CRS | None, types: set[str], bounds: Sequence[npt.NDArray[np.float64]]) -> dict[str, Any]:
+    """The metadata that makes a Parquet file GeoParquet."""
+    column: dict[str, Any] = {
+        'encoding': 'WKB',
+        'geometry_types': sorted(types),
+        'crs': None if crs is None else crs.to_json_dict(),
+        'covering': {'bbox': {side: ['bbox', side] for side in _BBOX}},
+    }
+    if bounds:
+        every = np.array(bounds)
+        column['bbox'] = [*every[:, :2].min(axis=0).tolist(), *every[:, 2:].max(axis=0).tolist()]
+    return {'version': '1.1.0', 'primary_column': 'geometry', 'columns': {'geometry': column}}
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What :func:`write_geoparquet` was given as ``metadata``.
+
+    Args:
+        path: a Parquet file.
+
+    Raises:
+        ValueError: if the file is not one of this package.
+    """
+    try:
+        found = (pq.read_metadata(path).metadata or {}).get(KEY)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f'{os.fspath(path)}: not readable as Parquet ({error}).') from error
+    if found is None:
+        raise ValueError(f'{os.fspath(path)}: expected embeddings written by torchgeo_clay, found other Parquet.')
+    metadata: dict[str, Any] = json.loads(found)
+    return metadata
