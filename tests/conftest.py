@@ -78,6 +78,47 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope='session')
+def eurosat_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """EuroSAT as it lies on disk, four chips of 32 pixels in every split; channel i holds 100·(i + 1) and noise."""
+    import numpy as np
+    import rasterio
+    from rasterio.transform import from_origin
+
+    root = tmp_path_factory.mktemp('eurosat')
+    rng = np.random.default_rng(0)
+    names = []
+    for number, kind in enumerate(('AnnualCrop', 'Forest', 'River', 'SeaLake')):
+        folder = root / 'ds/images/remote_sensing/otherDatasets/sentinel_2/tif' / kind
+        folder.mkdir(parents=True)
+        pixels = (100 * np.arange(1, 14)[:, None, None] + rng.integers(0, 80, (13, 32, 32))).astype(np.uint16)
+        with rasterio.open(
+            folder / f'{kind}_1.tif',
+            'w',
+            driver='GTiff',
+            count=13,
+            height=32,
+            width=32,
+            dtype='uint16',
+            crs='EPSG:32633',
+            transform=from_origin(500_000 + 5000 * number, 5_600_000, 10, 10),
+        ) as file:
+            file.write(pixels)
+        names.append(f'{kind}_1.jpg')
+    for split in ('train', 'val', 'test'):
+        (root / f'eurosat-{split}.txt').write_text('\n'.join(names))
+    return root
+
+
+@pytest.fixture(scope='session')
+def torchgeo_data(real_data: Path) -> Path:
+    """TorchGeo's own test data, random pixels in each dataset's format; tests carry the mark `real_data`."""
+    folder = real_data.parent / 'torchgeo'
+    if not folder.is_dir():
+        pytest.skip("needs TorchGeo's test data in ../shared/data/torchgeo")
+    return folder
+
+
+@pytest.fixture(scope='session')
 def tiny_scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Arguments of `ClayPretrainDataModule` for three tiny scenes of each of three unlike sensors, written once."""
     return {
