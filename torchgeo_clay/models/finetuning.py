@@ -52,8 +52,8 @@ def eval_frozen(model: Clay) -> None:
     Args:
         model: the encoder, changed in place; what is trained keeps its mode.
     """
-    parts = [child for name, child in model.named_children() if name not in (*_HEADS, *_STEM, 'blocks')]
-    for part in (*parts, *model.blocks):
+    parts = [child for name, child in model.named_children() if name not in (*_HEADS, *_STEM)]
+    for part in (*parts, *model.blocks):  # all blocks together first, then each by itself
         parameters = list(part.parameters())
         if parameters and not any(p.requires_grad for p in parameters):
             part.eval()

@@ -221,6 +221,17 @@ class ClayTask(BaseTask):
 
     # files ------------------------------------------------------------------------------------------------------------
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the class in the hyperparameters, by which ``torchgeo test --ckpt_path`` knows what they are of.
+
+        Lightning's command does so by itself where it made the task, and can not read what a script has saved.
+
+        Args:
+            checkpoint: to be saved.
+        """
+        name = f'{type(self).__module__}.{type(self).__qualname__}'
+        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY].setdefault('_class_path', name)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Compare shapes before anything is loaded.
 

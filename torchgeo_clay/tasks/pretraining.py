@@ -29,9 +29,12 @@ _TEACHER = 'model.teacher.'
 class ClayPretraining(BaseTask):
     """Pretrain Clay: reconstruct masked patches, and represent chips as a teacher does.
 
-    Batches are those of :class:`~torchgeo_clay.datamodules.ClayPretrainDataModule`, which draws whatever is random;
-    the task itself is deterministic. Logged, for train, val and test: ``{split}_loss``, ``{split}_reconstruction_loss``
-    and, with a teacher, ``{split}_representation_loss``; of each also ``…/{sensor}``.
+    Batches are those of :class:`~torchgeo_clay.datamodules.ClayPretrainDataModule`, which draws whatever is random:
+    with them the task is deterministic. Those of :class:`~torchgeo_clay.datamodules.SensorDataModule` around any of
+    TorchGeo's will do too; then masks are drawn by the task, anew in each validation, and no bands are hidden.
+
+    Logged, for train, val and test: ``{split}_loss``, ``{split}_reconstruction_loss`` and, with a teacher,
+    ``{split}_representation_loss``; of each also ``…/{sensor}``.
     """
 
     model: ClayMAE
@@ -116,14 +119,18 @@ class ClayPretraining(BaseTask):
     def sensor_of(self, batch: dict[str, Any]) -> Sensor:
         """The sensor of a batch, with the bands the datamodule selected."""
         datamodule = getattr(self._trainer, 'datamodule', None)
-        selected = getattr(datamodule, 'selected', {})
+        selected = dict(getattr(datamodule, 'selected', {}))
+        for split in ('train', 'val', 'test'):  # of SensorDataModule, which may have a sensor that no table has
+            if isinstance(own := getattr(getattr(datamodule, f'{split}_dataset', None), 'sensor', None), Sensor):
+                selected.setdefault(own.name, own)
         return selected[batch['sensor']] if batch['sensor'] in selected else get_sensor(batch['sensor'])
 
     def reconstruction(self, batch: dict[str, Any]) -> MAEOutput:
         """Run the autoencoder on a batch.
 
         Args:
-            batch: see :class:`~torchgeo_clay.datamodules.ClayPretrainDataModule`.
+            batch: see :class:`~torchgeo_clay.datamodules.ClayPretrainDataModule`. Without ``target`` it is the image,
+                without ``valid`` all of it counts, and without ``noise`` masks are drawn here.
 
         Returns:
             Losses, prediction and mask.
@@ -136,10 +143,10 @@ class ClayPretraining(BaseTask):
             conditioning.gsd,
             conditioning.time,
             conditioning.latlon,
-            noise=batch['noise'],
-            target=batch['target'],
-            valid=batch['valid'],
-            rgb=None if self.model.teacher is None else teacher_rgb(batch['target'], sensor),
+            noise=batch.get('noise'),
+            target=batch.get('target'),
+            valid=batch.get('valid'),
+            rgb=None if self.model.teacher is None else teacher_rgb(batch.get('target', batch['image']), sensor),
             loss_scale=sensor.loss_scale,
         )
         return output

@@ -1,0 +1,123 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""Embeddings of chips. Shapes: B samples, C bands, H × W pixels, h × w patches, D width."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional as F
+from torchgeo.tasks import BaseTask
+
+from torchgeo_clay.metadata import Conditioning, LatLonOrder
+from torchgeo_clay.models import Clay, FoldedClay, builders
+from torchgeo_clay.models.weights import choose
+from torchgeo_clay.sensors import Sensor, get_sensor
+
+__all__ = ('ClayEmbedding',)
+
+
+class ClayEmbedding(BaseTask):
+    """Embed chips with Clay, for ``torchgeo predict`` with :class:`~torchgeo_clay.datamodules.SceneDataModule`.
+
+    It only predicts: nothing is trained. For each sensor the encoder is folded once
+    (:meth:`torchgeo_clay.models.Clay.fold`).
+    """
+
+    model: Clay
+
+    def __init__(
+        self,
+        model: str = 'clay_large_patch8',
+        weights: bool | str | None = None,
+        pooling: Literal['class', 'mean', 'patches'] = 'class',
+        latlon_order: LatLonOrder = 'latlon',
+    ) -> None:
+        """Initialize the task.
+
+        Args:
+            model: the builder's name, ``clay_{tiny,small,base,large}_patch8``.
+            weights: True or ``CLAY_V1_5`` for the release's, a released-format checkpoint, one of our own pretraining
+                or of a task, or an encoder's ``.safetensors``. Has to be given: False is for random ones.
+            pooling: ``class`` for the class token, ``mean`` for the mean of the patches that hold data, ``patches`` for
+                every patch.
+            latlon_order: order of latitude and longitude in the place code, see
+                :func:`torchgeo_clay.metadata.encode_latlon`.
+
+        Raises:
+            ValueError: for an unknown model or pooling, or no weights.
+            CheckpointError: for weights that can't be used.
+        """
+        if model not in builders.__all__:
+            raise ValueError(f'model: expected one of {", ".join(sorted(builders.__all__))}, got {model!r}.')
+        if pooling not in ('class', 'mean', 'patches'):
+            raise ValueError(f"pooling: expected 'class', 'mean' or 'patches', got {pooling!r}.")
+        if weights is None:
+            raise ValueError(
+                'weights: expected a checkpoint, or true for the released weights, got none: embeddings of random '
+                'weights say little. If you do want those, give weights: false.'
+            )
+        self.weights = choose(weights, model)
+        self._folded: dict[str, FoldedClay] = {}
+        super().__init__()
+
+    def configure_models(self) -> None:
+        """Build the encoder."""
+        self.model = getattr(builders, self.hparams['model'])(weights=self.weights)
+
+    def sensor_of(self, batch: dict[str, Any]) -> Sensor:
+        """The sensor of a batch, with the bands the datamodule selected."""
+        selected = getattr(getattr(self._trainer, 'datamodule', None), 'selected', {})
+        return selected[batch['sensor']] if batch['sensor'] in selected else get_sensor(batch['sensor'])
+
+    def on_predict_start(self) -> None:
+        """Forget what was folded before the model got its device or other weights."""
+        self._folded.clear()
+
+    def forward(self, batch: dict[str, Any]) -> Tensor:
+        """Embed a batch.
+
+        Args:
+            batch: normalised ``image`` (B, C, H, W), ``valid`` (B, 1, H, W), ``sensor``, and the metadata of
+                :meth:`torchgeo_clay.metadata.Conditioning.from_batch`.
+
+        Returns:
+            (B, D), or (B, h, w, D) for ``pooling='patches'``; float32.
+        """
+        conditioning = Conditioning.from_batch(batch, self.hparams['latlon_order'])
+        assert conditioning.gsd is not None
+        tokens = self._model_of(batch).forward_features(
+            batch['image'], conditioning.gsd, conditioning.time, conditioning.latlon
+        )
+        if self.hparams['pooling'] == 'class':
+            return tokens[:, 0].float()
+        p = self.model.patch_embed.patch_size[0]
+        patches = tokens[:, 1:].float()
+        if self.hparams['pooling'] == 'patches':
+            return rearrange(patches, 'b (h w) d -> b h w d', h=batch['image'].shape[-2] // p)
+        holds = rearrange(F.max_pool2d(batch['valid'].float(), p), 'b 1 h w -> b (h w) 1')
+        return (patches * holds).sum(1) / holds.sum(1).clamp(min=1)
+
+    def _model_of(self, batch: dict[str, Any]) -> FoldedClay:
+        """The encoder folded for a batch's sensor; its blocks are those of the model."""
+        name = batch['sensor']
+        if name not in self._folded:
+            sensor = self.sensor_of(batch)
+            self._folded[name] = self.model.fold(sensor, copy=False)
+        return self._folded[name]
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int = 0, dataloader_idx: int = 0) -> Tensor:
+        """Embed a batch; see :meth:`forward`.
+
+        Args:
+            batch: see :meth:`forward`.
+            batch_idx: ignored.
+            dataloader_idx: ignored.
+        """
+        if not len(batch['image']):
+            return torch.zeros(0, self.model.embed_dim, device=batch['image'].device)
+        embedding: Tensor = self(batch)
+        return embedding
