@@ -2,7 +2,8 @@
 
 """Lightning callbacks."""
 
+from torchgeo_clay.callbacks.embedding import EmbeddingWriter, ScenesLeftOut
 from torchgeo_clay.callbacks.metadata import SensorMetadata
 from torchgeo_clay.callbacks.reconstruction import ReconstructionPlot
 
-__all__ = ('ReconstructionPlot', 'SensorMetadata')
+__all__ = ('EmbeddingWriter', 'ReconstructionPlot', 'ScenesLeftOut', 'SensorMetadata')

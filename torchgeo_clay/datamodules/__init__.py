@@ -2,8 +2,14 @@
 
 """Data modules for Lightning."""
 
+from torchgeo_clay.datamodules.predict import SceneDataModule
 from torchgeo_clay.datamodules.pretrain import ClayPretrainDataModule
 from torchgeo_clay.datamodules.sensor_datamodule import SensorDataModule
 from torchgeo_clay.datamodules.synthetic import SyntheticDataModule
 
-__all__ = ('ClayPretrainDataModule', 'SensorDataModule', 'SyntheticDataModule')
+__all__ = (
+    'ClayPretrainDataModule',
+    'SceneDataModule',
+    'SensorDataModule',
+    'SyntheticDataModule',
+)

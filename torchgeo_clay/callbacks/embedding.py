@@ -1,0 +1,296 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""Writes embeddings of whole scenes. Shapes: B samples, D width, h × w patches of p pixels."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.utilities import rank_zero_info
+from pyproj import CRS
+from torch import Tensor
+from torch.nn import functional as F
+
+import torchgeo_clay
+from torchgeo_clay.datamodules import SceneDataModule
+from torchgeo_clay.datamodules.units import Unit
+from torchgeo_clay.datasets import Scene, SceneError
+from torchgeo_clay.datasets.windows import PATCH, owned, starts
+from torchgeo_clay.inference import footprint, footprint_wgs84
+from torchgeo_clay.models.archive import tensor_digest
+from torchgeo_clay.writers import PartStore, Rows, embedding_table, read_metadata
+
+__all__ = ('EmbeddingWriter', 'ScenesLeftOut')
+
+#: A window: its embedding (D,), row, column, pixels per side, share of valid pixels, seconds UTC, metres per pixel.
+Window = tuple[npt.NDArray[np.float32], int, int, int, float, float, float]
+
+
+class ScenesLeftOut(SceneError):
+    """All that could be done is written, but some scenes could not be used; the message names them."""
+
+
+class EmbeddingWriter(Callback):
+    """Writes what :class:`~torchgeo_clay.tasks.ClayEmbedding` predicts as one GeoParquet file.
+
+    Each unit of chips is written as soon as it is done (see :class:`~torchgeo_clay.writers.PartStore`): a run that was
+    killed goes on where it was when started again, on any number of processes, and ends with the same table. At the end
+    the parts become one file. Scenes that can't be read are left out as a whole and named; the run then ends with
+    :class:`ScenesLeftOut`, hence with an exit code other than 0.
+    """
+
+    def __init__(
+        self,
+        out: str,
+        precision: Literal['float32', 'float16', 'int8'] = 'float32',
+        crs: Literal['wgs84', 'scene'] = 'wgs84',
+        overwrite: bool = False,
+        left_out: Literal['raise', 'warn'] = 'raise',
+    ) -> None:
+        """Initialise.
+
+        Args:
+            out: the file, which ends in ``.parquet``.
+            precision: of the embeddings; ``int8`` comes with a column ``scale`` to multiply by.
+            crs: of the footprints: WGS84, or the scenes' own, which has to be the same for all.
+            overwrite: whether a file or parts of another run are replaced.
+            left_out: whether scenes that can't be used make the run fail, after all others are written.
+
+        Raises:
+            ValueError: for values that are not among those named.
+        """
+        for name, value, known in (
+            ('precision', precision, ('float32', 'float16', 'int8')),
+            ('crs', crs, ('wgs84', 'scene')),
+            ('left_out', left_out, ('raise', 'warn')),
+        ):
+            if value not in known:
+                raise ValueError(f'{name}: expected one of {", ".join(known)}, got {value!r}.')
+        PartStore(out, {})  # so that a wrong suffix is told now
+        self.out, self.precision, self.crs, self.overwrite, self.left_out = out, precision, crs, overwrite, left_out
+
+    # before -----------------------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Look for what is done already, before anything is predicted.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the task.
+            stage: only ``predict`` matters.
+
+        Raises:
+            ValueError: for another datamodule, scenes of several CRSs with ``crs='scene'``, or chips whose patches lie
+                on no common grid where every patch is wanted.
+            OutputError: if another table is there, or the folder can't be written to.
+        """
+        if stage != 'predict':
+            return
+        self.data, self.pooling = _datamodule(trainer), pl_module.hparams['pooling']
+        if self.pooling == 'patches' and self.data.align != PATCH:
+            raise ValueError(
+                "pooling='patches' needs chips whose patches lie on one grid: give the datamodule patch_grid: true."
+            )
+        self.file_crs = CRS.from_epsg(4326) if self.crs == 'wgs84' else _common_crs(self.data)
+        self.store = PartStore(self.out, self._run(pl_module))
+        self.complete = False
+        if trainer.is_global_zero:
+            self.complete = self.store.begin([u.key for u in self.data.units], overwrite=self.overwrite)
+        self.complete = trainer.strategy.broadcast(self.complete)
+        done = {u.key for u in self.data.units} if self.complete else self.store.done()
+        done = trainer.strategy.broadcast(done)  # one view of it: a process that is ahead may be writing already
+        self.data.leave_out(done)
+        if done:
+            rank_zero_info(f'{len(done)} of {len(self.data.units)} parts are there already and not done again.')
+        self.mine = self.data.my_units
+        self.windows: dict[int, list[Window]] = {}
+        self.pending = {i: len(u.corners) for i, u in enumerate(self.mine)}
+        self.broken: set[int] = set()
+        self.count = self.empty = 0
+        self.start = time.monotonic()
+
+    def _run(self, pl_module: LightningModule) -> dict[str, Any]:
+        """What all rows have in common: model, weights, settings."""
+        hparams = pl_module.hparams
+        encoder = {k: v for k, v in pl_module.state_dict().items() if '.head.' not in k}
+        return {
+            'model': hparams['model'],
+            'weights_sha256': tensor_digest(encoder),
+            'pooling': self.pooling,
+            'latlon_order': hparams['latlon_order'],
+            'precision': self.precision,
+            'crs': self.crs,
+            **self.data.settings,
+        }
+
+    # while ------------------------------------------------------------------------------------------------------------
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: dict[str, Any],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take a batch's embeddings, and write the units that are complete.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the task.
+            outputs: (B, D), or (B, h, w, D).
+            batch: of :class:`~torchgeo_clay.datamodules.SceneDataModule`.
+            batch_idx: ignored.
+            dataloader_idx: ignored.
+        """
+        values = outputs.float().cpu().numpy()
+        share = _valid_shares(batch['valid'], values.ndim == 4)
+        metadata = [batch[key].double().cpu().numpy() for key in ('time', 'res')]
+        for i, (unit, (row, col)) in enumerate(zip(batch['unit'], batch['corner'], strict=True)):
+            when, gsd = (float(m[i]) for m in metadata)
+            found = self.windows.setdefault(unit, [])
+            if values.ndim == 2:
+                found.append((values[i], row, col, self.data.chip, float(share[i]), when, gsd))
+                continue
+            for y, x in self._cells(self.data.scene(self.mine[unit]), row, col):
+                if share[i, y, x] > 0:
+                    where = row + y * PATCH, col + x * PATCH
+                    found.append((values[i, y, x], *where, PATCH, float(share[i, y, x]), when, gsd))
+        self.count, self.empty = self.count + len(values), self.empty + len(batch['empty'])
+        for unit, reason in batch['failed']:
+            self.broken.add(unit)
+            self.store.fail(self.mine[unit].key, self.mine[unit].source, reason)
+        for unit in [*batch['unit'], *batch['empty'], *(unit for unit, _ in batch['failed'])]:
+            self.pending[unit] -= 1
+            if self.pending[unit] == 0:
+                self._write(unit)
+        _show_rate(trainer, self.count / max(time.monotonic() - self.start, 1e-9))
+
+    def _cells(self, scene: Scene, row: int, col: int) -> list[tuple[int, int]]:
+        """The patches (y, x) of a window that no other window gives."""
+        spans = []
+        for length, first in ((scene.height, row), (scene.width, col)):
+            every = starts(length, self.data.chip, self.data.stride, PATCH)
+            begin, end = owned(every, self.data.chip, PATCH)[every.index(first)]
+            spans.append(range((begin - first) // PATCH, (end - first) // PATCH))
+        return [(y, x) for y in spans[0] for x in spans[1]]
+
+    def _write(self, place: int) -> None:
+        """Write a unit that is complete."""
+        windows, unit = self.windows.pop(place, []), self.mine[place]
+        if place in self.broken:
+            return
+        dim = len(windows[0][0]) if windows else 0
+        self.store.write(unit.key, embedding_table(self._rows(windows, unit, dim), self.precision))
+
+    def _rows(self, windows: Sequence[Window], unit: Unit, dim: int) -> Rows:
+        """Windows of a unit as rows of the table."""
+        scene = self.data.scene(unit)
+        geometry = [
+            footprint_wgs84(scene.crs, scene.transform, row, col, size, size)
+            if self.crs == 'wgs84'
+            else footprint(scene.transform, row, col, size, size)
+            for _, row, col, size, *_ in windows
+        ]
+        embeddings, row, col, _, valid, when, gsd = zip(*windows, strict=True) if windows else ((),) * 7
+        n = len(windows)
+        return Rows(
+            embedding=np.array(embeddings, np.float32).reshape(n, max(dim, 1)),
+            geometry=geometry,
+            time=np.array(when, np.float64),
+            sensor=[unit.sensor] * n,
+            gsd=np.array(gsd, np.float32),
+            source=[unit.source] * n,
+            row=np.array(row, np.int64),
+            col=np.array(col, np.int64),
+            valid=np.array(valid, np.float32),
+        )
+
+    # after ------------------------------------------------------------------------------------------------------------
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Make one file of the parts, and say what became of the scenes.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the task.
+            stage: only ``predict`` matters.
+
+        Raises:
+            ScenesLeftOut: if scenes could not be used, unless ``left_out='warn'``.
+        """
+        if stage != 'predict':
+            return
+        trainer.strategy.barrier('EmbeddingWriter')
+        if not trainer.is_global_zero:
+            return
+        failed = dict(self.data.skipped)
+        if self.complete:
+            failed |= read_metadata(self.out)['failed']
+        else:
+            failed |= self.store.failures()
+            parts = {u.key: u.source for u in self.data.units}
+            rows = self.store.finish(parts, crs=self.file_crs, metadata={'torchgeo_clay': torchgeo_clay.__version__})
+            self._summarise(rows)
+        if failed:
+            said = ''.join(f'\n  {path}: {reason}' for path, reason in failed.items())
+            text = f'{len(failed)} files could not be used; {self.out} has all others:{said}'
+            if self.left_out == 'raise':
+                raise ScenesLeftOut(text)
+            rank_zero_info(text)
+
+    def _summarise(self, rows: int | None) -> None:
+        """Say what was done."""
+        seconds = time.monotonic() - self.start
+        did = (
+            f'{self.count} chips in {seconds:.1f} s, {self.count / max(seconds, 1e-9):.1f} chips/s on this process; '
+            f'{self.empty} without data were left out'
+        )
+        if rows is None:
+            rank_zero_info(f'{did}. Parts are still missing: run again to go on with {self.store.folder}.')
+        else:
+            rank_zero_info(f'{did}. {self.out}: {rows} rows, {self.store.path.stat().st_size / 1e6:.1f} MB.')
+
+
+def _datamodule(trainer: Trainer) -> SceneDataModule:
+    """The trainer's datamodule."""
+    data: Any = getattr(trainer, 'datamodule', None)
+    if not isinstance(data, SceneDataModule):
+        raise ValueError(
+            f'EmbeddingWriter: expected the datamodule SceneDataModule, which says where chips are, got '
+            f'{type(data).__name__}.'
+        )
+    return data
+
+
+def _common_crs(data: SceneDataModule) -> CRS | None:
+    """The CRS that all scenes have."""
+    found = {scene.crs.srs if scene.crs else None: scene.crs for r in data.rasters.values() for scene in r.scenes}
+    if len(found) > 1:
+        raise ValueError(f"crs='scene' needs one CRS for all scenes, got {len(found)}; use crs='wgs84'.")
+    return next(iter(found.values()))
+
+
+def _valid_shares(valid: Tensor, patches: bool) -> npt.NDArray[np.float32]:
+    """Share of valid pixels of each chip, (B,), or of each of its patches, (B, h, w); valid (B, 1, H, W)."""
+    share: npt.NDArray[np.float32]
+    if patches:
+        share = F.avg_pool2d(valid.float(), PATCH)[:, 0].cpu().numpy()
+    else:
+        share = valid.float().mean((1, 2, 3)).cpu().numpy()
+    return share
+
+
+def _show_rate(trainer: Trainer, rate: float) -> None:
+    """Chips per second beside the progress bar."""
+    bar = trainer.progress_bar_callback
+    if isinstance(bar, TQDMProgressBar) and math.isfinite(rate) and not bar.is_disabled:
+        bar.predict_progress_bar.set_postfix_str(f'{rate:.1f} chips/s')
