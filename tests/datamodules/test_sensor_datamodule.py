@@ -2,7 +2,9 @@
 
 """SensorDataModule: batches of TorchGeo's datamodules, against numpy, rasterio and pyproj; and the command line."""
 
+from datetime import UTC, datetime
 from types import SimpleNamespace
+from unittest import mock
 
 import kornia.augmentation as K
 import numpy as np
@@ -10,12 +12,13 @@ import pyproj
 import pytest
 import rasterio
 import torch
-import yaml
 from matplotlib import pyplot as plt
+from PIL import Image
+from rasterio.transform import from_origin
 from torch.utils.data import DataLoader
-from torchgeo.datamodules import EuroSATDataModule, NonGeoDataModule
+from torchgeo.datamodules import EuroSATDataModule, NonGeoDataModule, OSCDDataModule
 from torchgeo.datamodules.utils import collate_fn_detection
-from torchgeo.datasets import EuroSAT, NonGeoDataset
+from torchgeo.datasets import OSCD, EuroSAT, NonGeoDataset
 from torchgeo.datasets.utils import unbind_samples
 
 from torchgeo_clay.datamodules import SensorDataModule
@@ -271,10 +274,44 @@ def test_arguments_without_use():
         datamodule.plot({})
 
 
+def write_oscd(root):
+    """OSCD as it lies on disk: one city, two dates, 13 files of one band each."""
+    name = 'Onera Satellite Change Detection dataset - '
+    rng = np.random.default_rng(0)
+    for date in (1, 2):
+        folder = root / f'{name}Images/abudhabi/imgs_{date}_rect'
+        folder.mkdir(parents=True)
+        for band in OSCD.all_bands:
+            profile = {'count': 1, 'height': 40, 'width': 48, 'dtype': 'uint16', 'crs': 'EPSG:32640'}
+            profile['transform'] = from_origin(230_000, 2_700_000, 10, 10)
+            with rasterio.open(folder / f'{band}.tif', 'w', driver='GTiff', **profile) as file:
+                file.write(rng.integers(100, 3000, (1, 40, 48)).astype(np.uint16))
+    (root / f'{name}Images/abudhabi/dates.txt').write_text('date_1: 20160120\ndate_2: 20180328\n')
+    mask = root / f'{name}Test Labels/abudhabi/cm'
+    mask.mkdir(parents=True)
+    Image.fromarray(rng.integers(0, 2, (40, 48)).astype(np.uint8) * 255).save(mask / 'cm.png')
+
+
+@pytest.mark.filterwarnings('ignore:OSCD holds Sentinel-2 L1C')
+def test_change_detection_has_the_time_of_each_date(tmp_path):
+    write_oscd(tmp_path)
+    wrapped = OSCDDataModule(root=tmp_path, batch_size=1, patch_size=32)
+    raw, batch = batches(SensorDataModule(wrapped, 'sentinel-2-l2a', ['B12', 'B8A']), 'test')
+    assert batch['image'].shape == (1, 2, 2, 32, 32)
+    assert batch['mask'].shape == (1, 1, 32, 32)
+    np.testing.assert_allclose(batch['image'].numpy(), normalized(raw['image'], S2.select(['B12', 'B8A'])), atol=1e-6)
+    noon = [datetime(2016, 1, 20, 12, tzinfo=UTC).timestamp(), datetime(2018, 3, 28, 12, tzinfo=UTC).timestamp()]
+    assert batch['time'].tolist() == [noon]
+    to_degrees = pyproj.Transformer.from_crs('EPSG:32640', 'EPSG:4326', always_xy=True)
+    lon, lat = to_degrees.transform(230_000 + 240, 2_700_000 - 200)
+    assert (batch['lat'].item(), batch['lon'].item()) == pytest.approx((lat, lon), abs=1e-9)
+    assert batch['res'].tolist() == [10]
+
+
 CONFIG = """
 model:
   class_path: torchgeo.tasks.Classification
-  init_args: {model: clay_tiny_patch8, in_channels: 3, task: multiclass, num_classes: 10}
+  init_args: {model: clay_tiny_patch8, in_channels: 3, task: multiclass, num_classes: 4}
 data:
   class_path: torchgeo_clay.datamodules.SensorDataModule
   init_args:
@@ -286,7 +323,7 @@ data:
       dict_kwargs: {root: ROOT}
 trainer:
   accelerator: cpu
-  max_steps: 1
+  max_epochs: 1
   limit_val_batches: 2
   limit_test_batches: 2
   num_sanity_val_steps: 0
@@ -295,7 +332,9 @@ trainer:
   enable_progress_bar: false
   enable_model_summary: false
   default_root_dir: OUT
-  logger: false
+  logger:
+    class_path: lightning.pytorch.loggers.TensorBoardLogger
+    init_args: {save_dir: OUT}
   callbacks:
     - class_path: torchgeo_clay.callbacks.SensorMetadata
 """
@@ -307,12 +346,14 @@ trainer:
 def test_from_yaml(command, eurosat_root, tmp_path, torchgeo_command):
     text = CONFIG.replace('ROOT', str(eurosat_root)).replace('OUT', str(tmp_path))
     (tmp_path / 'config.yaml').write_text(text)
-    assert yaml.safe_load(text)['data']['init_args']['sensor'] == 'sentinel-2-l2a'
-    torchgeo_command(command, '--config', tmp_path / 'config.yaml')
+    with mock.patch.object(EuroSAT, 'plot', autospec=True, side_effect=EuroSAT.plot) as plot:
+        torchgeo_command(command, '--config', tmp_path / 'config.yaml')
+    assert bool(plot.called) == (command != 'test')  # TorchGeo's steps plot where there is a logger for it
+    plt.close('all')
 
 
-@pytest.mark.real_data
 # TorchGeo's own calls, deprecated in the newest pandas and shapely.
+@pytest.mark.real_data
 @pytest.mark.filterwarnings('ignore:The inplace keyword', 'ignore:The .shapely.ops.transform')
 class TestTorchGeosOwnData:
     """TorchGeo's own datamodules on its test data."""
