@@ -356,5 +356,11 @@ def test_a_checkpoint_brings_the_task_back_whole(
     assert all(torch.equal(v, state[k]) for k, v in back.state_dict().items())
     results = [trainer().test(t, data, verbose=False)[0] for t in (task, back)]
     assert results[0] == results[1]
+    if task.hparams['lora']:
+        with pytest.raises(CheckpointError, match=r'adapters \(LoRA\).*export\(\)'):
+            classification(weights=str(tmp_path / 'run/best.ckpt'))
+    else:  # another task may begin with its encoder
+        other = classification(weights=str(tmp_path / 'run/best.ckpt'))
+        assert torch.equal(other.clay.blocks[5].mlp.fc1.weight, task.clay.blocks[5].mlp.fc1.weight)
     with pytest.raises(CheckpointError, match=r'another number of classes or outputs'):
         type(task).load_from_checkpoint(tmp_path / 'run/best.ckpt', num_classes=5)

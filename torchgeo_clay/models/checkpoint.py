@@ -172,6 +172,11 @@ def load_encoder(model: Clay, path: str | os.PathLike[str]) -> Clay:
     prefix, released = _find_encoder(archive)
     if released:
         _refuse_v1(archive, prefix)
+    if any('.lora_A.' in k for k in archive.shapes):
+        raise CheckpointError(
+            f'{path}: holds an encoder with adapters (LoRA) beside it. Load the task with load_from_checkpoint and '
+            'write its encoder with export(), which merges them; then give that file.'
+        )
     _assign(model, _gather(archive, model, prefix, released))
     return model
 

@@ -39,7 +39,7 @@ class ClayTask(BaseTask):
     """
 
     #: Not saved: the weights are in the checkpoint, the others are arguments of TorchGeo's tasks that these have not.
-    ignore = ('weights', 'in_channels', 'backbone', 'num_filters')
+    ignore: tuple[str, ...] = ('weights', 'in_channels', 'backbone', 'num_filters')
 
     #: Key of the batch that holds class labels, which are held against the number of classes; None for none.
     label_key: str | None = None
@@ -128,15 +128,9 @@ class ClayTask(BaseTask):
             eval_frozen(self.clay)
         return self
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Put what is frozen into eval mode, also where nobody called :meth:`train`.
-
-        Args:
-            batch: ignored.
-            batch_idx: ignored.
-        """
-        if batch_idx == 0:
-            eval_frozen(self.clay)
+    def on_train_start(self) -> None:
+        """Put what is frozen into eval mode, as Lightning trains a task in the mode it was made in."""
+        eval_frozen(self.clay)
 
     # steps ------------------------------------------------------------------------------------------------------------
 
