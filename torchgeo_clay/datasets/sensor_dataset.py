@@ -108,6 +108,10 @@ class SensorDataset(Dataset[Sample]):
             self._select(known, None if channels is not None else wavelengths_of(dataset))
         share_masks(leaf, 'transforms', 'tg_transforms')
         self._transforms = transforms_of(dataset)
+        self._say_product(leaf)
+
+    def _say_product(self, leaf: Any) -> None:
+        """Warn once of a product other than that of the statistics."""
         product = other_product(leaf, self._whole.name)
         if product is not None and self._once('product'):
             rank_zero_warn(
