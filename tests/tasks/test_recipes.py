@@ -14,6 +14,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from torchgeo_clay.models import clay_mae_tiny_patch8
+from torchgeo_clay.sensors import get_sensor
 from torchgeo_clay.tasks.recipes import cosine, published, warmup_cosine
 
 
@@ -84,3 +85,34 @@ def test_norms_biases_and_tokens_are_not_decayed():
     assert free >= {'encoder.cls_token', 'encoder.patch_embed.kernels.weight_tokens', 'decoder.mask_token'}
     assert not any(name.endswith('.weight') and p.ndim > 1 and name in free for name, p in model.named_parameters())
     assert all(name in free for name, p in model.named_parameters() if name.endswith('bias') or 'norm' in name)
+
+
+def test_networks_that_make_kernels_have_a_rate_of_their_own():
+    model = clay_mae_tiny_patch8()
+    optimizer, _ = cosine(model, steps=10, lr=0.1, kernel_rate=0.25)
+    rate_of = {id(p): group['initial_lr'] for group in optimizer.param_groups for p in group['params']}
+    assert len(rate_of) == sum(p.requires_grad for p in model.parameters())
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            made = '.kernels.' in name
+            assert rate_of[id(parameter)] == pytest.approx(0.025 if made else 0.1), name
+
+
+def test_kernels_do_not_outgrow_the_position_code():
+    """What the rate of their own is for: without it the embedding soon is many times as long as the code."""
+    x = torch.randn(4, 10, 64, 64, generator=torch.Generator().manual_seed(0)) + 1
+    waves = list(get_sensor('sentinel-2-l2a').wavelengths)
+    lengths = {}
+    for rate in (1.0, 0.1):
+        torch.manual_seed(0)
+        model = clay_mae_tiny_patch8()
+        optimizer, _ = cosine(model, steps=15, lr=2e-3, warmup=0, kernel_rate=rate)
+        for _ in range(15):
+            optimizer.zero_grad()
+            model(x, waves, 10.0, noise=torch.rand(4, 64)).loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            lengths[rate] = model.encoder.patch_embed(x, torch.tensor(waves)).norm(dim=-1).mean()
+    code = math.sqrt(192 / 2)  # D / 2 pairs of sine and cosine
+    assert lengths[0.1] < 5 * code
+    assert lengths[1.0] > 10 * code

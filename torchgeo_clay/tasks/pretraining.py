@@ -51,6 +51,7 @@ class ClayPretraining(BaseTask):
         lr: float | None = None,
         weight_decay: float = 0.05,
         warmup: float = 0.05,
+        kernel_rate: float = 0.1,
         t_0: int = 1000,
         t_mult: int = 2,
         grad_checkpointing: bool = False,
@@ -72,6 +73,8 @@ class ClayPretraining(BaseTask):
             lr: learning rate; None for the recipe's own, 1.5e-4 for ``cosine`` and 1e-5 for ``published``.
             weight_decay: of AdamW.
             warmup: share of the steps in which ``cosine`` raises the rate.
+            kernel_rate: factor on the rate of the networks that make kernels from wavelengths, with ``cosine``; see
+                :func:`torchgeo_clay.tasks.recipes.cosine`.
             t_0: steps of the first cycle of ``published``.
             t_mult: factor from one cycle's length to the next of ``published``.
             grad_checkpointing: recompute the encoder's activations in the backward pass, to save memory.
@@ -112,7 +115,15 @@ class ClayPretraining(BaseTask):
             tokens = {f'encoder.{name}' for name in self.model.encoder.no_weight_decay()}
             tokens |= {f'decoder.head.kernels.{name}' for name in ('weight_tokens', 'bias_token')}
             steps = int(self.trainer.estimated_stepping_batches)
-            pair = cosine(self.model, steps, lr or 1.5e-4, decay, hparams['warmup'], no_decay=tokens)
+            pair = cosine(
+                self.model,
+                steps,
+                lr or 1.5e-4,
+                decay,
+                hparams['warmup'],
+                no_decay=tokens,
+                kernel_rate=hparams['kernel_rate'],
+            )
         config = {'optimizer': pair[0], 'lr_scheduler': {'scheduler': pair[1], 'interval': 'step'}}
         return cast(OptimizerLRScheduler, config)
 

@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LambdaLR
+
+from torchgeo_clay.models.patch_embed import WaveKernels
 
 __all__ = ('cosine', 'finetuning', 'published', 'warm_cosine', 'warmup_cosine')
 
@@ -69,8 +72,14 @@ def cosine(
     warmup: float = 0.05,
     floor: float = 0.01,
     no_decay: set[str] | None = None,
+    kernel_rate: float = 0.1,
 ) -> tuple[Optimizer, LambdaLR]:
     """AdamW with warm-up and cosine decay; norms, biases and tokens are not decayed.
+
+    The networks that make kernels from wavelengths have a rate of their own. AdamW moves every weight by about the
+    rate, and each of their outputs is a weight itself, so that at the rate of the others the kernels grow in step: the
+    embedding of a patch becomes a hundred times longer than its position code, nearly all of it brightness, and what
+    is pretrained so is worth less to a linear probe than a random encoder (docs/benchmarks.md has the figures).
 
     Args:
         model: whose trainable weights are optimised.
@@ -80,11 +89,18 @@ def cosine(
         warmup: share of the steps in which the rate rises.
         floor: factor on the rate at the end.
         no_decay: names of weights that are not decayed beside norms and biases.
+        kernel_rate: factor on the rate of :class:`~torchgeo_clay.models.patch_embed.WaveKernels`.
 
     Returns:
         The optimiser and its scheduler, to be stepped once per training step.
     """
-    groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=tuple(no_decay or ()))
+    makers = [module for module in model.modules() if isinstance(module, WaveKernels)]
+    making = {p for module in makers for p in module.parameters()}
+    groups: list[dict[str, Any]] = []
+    for group in param_groups_weight_decay(model, weight_decay, no_weight_decay_list=tuple(no_decay or ())):
+        for slow, rate in ((False, lr), (True, lr * kernel_rate)):
+            if weights := [p for p in group['params'] if (p in making) == slow]:
+                groups.append({**group, 'params': weights, 'lr': rate})
     optimizer = AdamW(groups, lr=lr, betas=BETAS, fused=True)
     return optimizer, LambdaLR(optimizer, warmup_cosine(steps, int(warmup * steps), floor))
 
