@@ -3,11 +3,13 @@
 """Clay's fine-tuning tasks beside TorchGeo's own, of the same weights on the same batches; what they are told."""
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.loggers import TensorBoardLogger
 from tiny_batches import DATES, KNOWN, TINY, TinyDataModule, image, labelled, loss_of, mask, masked, told, trainer
 from torchgeo.tasks import ChangeDetection, Classification, PixelwiseRegression, Regression, SemanticSegmentation
 
@@ -123,6 +125,20 @@ def test_training_changes_all_that_is_trained(name: str) -> None:
 def test_what_is_saved_are_the_arguments(name: str) -> None:
     task = PAIRS[name][0]()
     assert set(task.hparams) == set(inspect.signature(type(task).__init__).parameters) - {'self', 'weights'}
+
+
+@pytest.mark.parametrize('name', ['multiclass', 'segmentation', 'pixelwise', 'change'])
+def test_plots_are_torchgeos(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TorchGeo's steps show the datamodule a sample with its prediction."""
+    make, _, data = PAIRS[name]
+    shown = []
+    monkeypatch.setattr(data, 'plot', lambda sample: shown.append(sample), raising=False)
+    logger = TensorBoardLogger(tmp_path)
+    trainer(logger=logger).validate(make(), data, verbose=False)
+    assert len(shown) == 2
+    target = 'label' if name == 'multiclass' else 'mask'
+    assert shown[0]['prediction'].shape == shown[0][target].shape
+    torch.testing.assert_close(shown[0]['image'] / 255, data.samples[0]['image'])  # denormalised by its statistics
 
 
 # what the model is told -----------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from torchgeo.tasks import ChangeDetection
 from torchgeo_clay.models import ClayLarge8_Weights
 from torchgeo_clay.tasks.building import change_detector
 from torchgeo_clay.tasks.finetuning import ClayTask
+from torchgeo_clay.tasks.plotting import PLOTTED, plot_change
 
 __all__ = ('ClayChangeDetection',)
 
@@ -126,3 +127,24 @@ class ClayChangeDetection(ClayTask, ChangeDetection):
             ValueError: for images smaller than a patch.
         """
         return self.model(rearrange(x, 'b (t c) h w -> b t c h w', t=2) if x.ndim == 4 else x)
+
+    def validation_step(self, batch: Any, batch_idx: int, *args: Any) -> None:
+        """TorchGeo's validation step, and a plot of the first batches (see :mod:`torchgeo_clay.tasks.plotting`).
+
+        Args:
+            batch: see :meth:`training_step`.
+            batch_idx: of the epoch.
+            *args: the index of the loader, if there are several.
+        """
+        if batch_idx >= PLOTTED:
+            super().validation_step(batch, batch_idx, *args)
+            return
+        if batch_idx == 0:
+            self.check_labels(batch)
+        seen: list[Tensor] = []
+        handle = self.model.register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
+        try:
+            super().validation_step(batch, batch_idx + PLOTTED, *args)  # by which TorchGeo knows what it plots
+        finally:
+            handle.remove()
+        plot_change(self, batch, seen[0], batch_idx)
