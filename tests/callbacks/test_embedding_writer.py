@@ -128,7 +128,13 @@ def test_a_folder_becomes_one_table(task: ClayEmbedding, scenes: Path, tmp_path:
     assert said['model'] == 'clay_tiny_patch8'
     assert len(said['weights_sha256']) == 64
     assert said['torchgeo_clay']
-    assert [p.name for p in out.parent.iterdir()] == ['e.parquet']
+    assert sorted(p.name for p in out.parent.rglob('*')) == [
+        'a_pca.png',
+        'b_pca.png',
+        'e.parquet',
+        'e_quicklooks',
+        'scatter.png',
+    ]
 
 
 def test_a_run_that_was_stopped_goes_on(task: ClayEmbedding, scenes: Path, tmp_path: Path) -> None:
@@ -199,7 +205,7 @@ def test_every_patch_is_there_once(task: ClayEmbedding, tmp_path: Path) -> None:
     patches = ClayEmbedding('clay_tiny_patch8', weights=False, pooling='patches')
     patches.load_state_dict(task.state_dict())
     scene = write_scene(tmp_path / 'a.tif', 70, 90)
-    run(patches, scene, tmp_path / 'e.parquet', {'crs': 'scene'}, patch_grid=True)
+    run(patches, scene, tmp_path / 'e.parquet', {'crs': 'scene', 'patch_cogs': True}, patch_grid=True)
     frame = gpd.read_parquet(tmp_path / 'e.parquet')
     assert frame.crs == 'EPSG:32611'
     cells = sorted(zip(frame['row'], frame['col'], strict=True))
@@ -207,6 +213,11 @@ def test_every_patch_is_there_once(task: ClayEmbedding, tmp_path: Path) -> None:
     last = frame[(frame['row'] == 64) & (frame['col'] == 88)].iloc[0]
     assert last['valid'] == pytest.approx(6 * 2 / 64)
     np.testing.assert_allclose(last['geometry'].bounds, (500_088, 3_600_000 - 72, 500_096, 3_600_000 - 64))
+    with rasterio.open(tmp_path / 'e_patches/a_0.tif') as file:
+        assert (file.count, file.height, file.width) == (192, 9, 12)
+        assert tuple(file.transform)[:6] == (8, 0, 500_000, 0, -8, 3_600_000)
+        np.testing.assert_array_equal(file.read()[:, 8, 11], last['embedding'])
+        assert not np.isnan(file.read()).any()
     with pytest.raises(ValueError, match='patch_grid: true'):
         run(patches, scene, tmp_path / 'f.parquet')
 

@@ -4,33 +4,30 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_info
 from pyproj import CRS
-from torch import Tensor
-from torch.nn import functional as F
 
 import torchgeo_clay
-from torchgeo_clay.datamodules import SceneDataModule
-from torchgeo_clay.datamodules.units import Unit
-from torchgeo_clay.datasets import Scene, SceneError
-from torchgeo_clay.datasets.windows import PATCH, owned, starts
-from torchgeo_clay.inference import footprint, footprint_wgs84
+from torchgeo_clay.callbacks.embedding_rows import (
+    Window,
+    common_crs,
+    datamodule_of,
+    own_cells,
+    rows_of,
+    show_rate,
+    valid_shares,
+)
+from torchgeo_clay.datasets import SceneError
+from torchgeo_clay.datasets.windows import PATCH
 from torchgeo_clay.models.archive import tensor_digest
-from torchgeo_clay.writers import PartStore, Rows, embedding_table, read_metadata
+from torchgeo_clay.writers import PartStore, embedding_table, read_metadata, write_patch_cog, write_quicklooks
 
 __all__ = ('EmbeddingWriter', 'ScenesLeftOut')
-
-#: A window: its embedding (D,), row, column, pixels per side, share of valid pixels, seconds UTC, metres per pixel.
-Window = tuple[npt.NDArray[np.float32], int, int, int, float, float, float]
 
 
 class ScenesLeftOut(SceneError):
@@ -53,6 +50,9 @@ class EmbeddingWriter(Callback):
         crs: Literal['wgs84', 'scene'] = 'wgs84',
         overwrite: bool = False,
         left_out: Literal['raise', 'warn'] = 'raise',
+        quicklooks: bool = True,
+        patch_cogs: bool = False,
+        components: int | None = None,
     ) -> None:
         """Initialise.
 
@@ -62,6 +62,11 @@ class EmbeddingWriter(Callback):
             crs: of the footprints: WGS84, or the scenes' own, which has to be the same for all.
             overwrite: whether a file or parts of another run are replaced.
             left_out: whether scenes that can't be used make the run fail, after all others are written.
+            quicklooks: whether to draw PNGs of the table into the folder ``OUT_quicklooks``, see
+                :func:`torchgeo_clay.writers.write_quicklooks`.
+            patch_cogs: with every patch embedded, whether each scene's are written as a COG on the patch grid too,
+                into the folder ``OUT_patches``.
+            components: how many principal components these have; None for all dimensions.
 
         Raises:
             ValueError: for values that are not among those named.
@@ -75,6 +80,7 @@ class EmbeddingWriter(Callback):
                 raise ValueError(f'{name}: expected one of {", ".join(known)}, got {value!r}.')
         PartStore(out, {})  # so that a wrong suffix is told now
         self.out, self.precision, self.crs, self.overwrite, self.left_out = out, precision, crs, overwrite, left_out
+        self.quicklooks, self.patch_cogs, self.components = quicklooks, patch_cogs, components
 
     # before -----------------------------------------------------------------------------------------------------------
 
@@ -93,12 +99,14 @@ class EmbeddingWriter(Callback):
         """
         if stage != 'predict':
             return
-        self.data, self.pooling = _datamodule(trainer), pl_module.hparams['pooling']
+        self.data, self.pooling = datamodule_of(trainer), pl_module.hparams['pooling']
+        if self.patch_cogs and self.pooling != 'patches':
+            raise ValueError(f'patch_cogs need every patch: give the task pooling: patches, not {self.pooling!r}.')
         if self.pooling == 'patches' and self.data.align != PATCH:
             raise ValueError(
                 "pooling='patches' needs chips whose patches lie on one grid: give the datamodule patch_grid: true."
             )
-        self.file_crs = CRS.from_epsg(4326) if self.crs == 'wgs84' else _common_crs(self.data)
+        self.file_crs = CRS.from_epsg(4326) if self.crs == 'wgs84' else common_crs(self.data)
         self.store = PartStore(self.out, self._run(pl_module))
         self.complete = False
         if trainer.is_global_zero:
@@ -152,7 +160,7 @@ class EmbeddingWriter(Callback):
             dataloader_idx: ignored.
         """
         values = outputs.float().cpu().numpy()
-        share = _valid_shares(batch['valid'], values.ndim == 4)
+        share = valid_shares(batch['valid'], values.ndim == 4)
         metadata = [batch[key].double().cpu().numpy() for key in ('time', 'res')]
         for i, (unit, (row, col)) in enumerate(zip(batch['unit'], batch['corner'], strict=True)):
             when, gsd = (float(m[i]) for m in metadata)
@@ -160,7 +168,7 @@ class EmbeddingWriter(Callback):
             if values.ndim == 2:
                 found.append((values[i], row, col, self.data.chip, float(share[i]), when, gsd))
                 continue
-            for y, x in self._cells(self.data.scene(self.mine[unit]), row, col):
+            for y, x in own_cells(self.data, self.mine[unit], row, col):
                 if share[i, y, x] > 0:
                     where = row + y * PATCH, col + x * PATCH
                     found.append((values[i, y, x], *where, PATCH, float(share[i, y, x]), when, gsd))
@@ -172,47 +180,15 @@ class EmbeddingWriter(Callback):
             self.pending[unit] -= 1
             if self.pending[unit] == 0:
                 self._write(unit)
-        _show_rate(trainer, self.count / max(time.monotonic() - self.start, 1e-9))
-
-    def _cells(self, scene: Scene, row: int, col: int) -> list[tuple[int, int]]:
-        """The patches (y, x) of a window that no other window gives."""
-        spans = []
-        for length, first in ((scene.height, row), (scene.width, col)):
-            every = starts(length, self.data.chip, self.data.stride, PATCH)
-            begin, end = owned(every, self.data.chip, PATCH)[every.index(first)]
-            spans.append(range((begin - first) // PATCH, (end - first) // PATCH))
-        return [(y, x) for y in spans[0] for x in spans[1]]
+        show_rate(trainer, self.count / max(time.monotonic() - self.start, 1e-9))
 
     def _write(self, place: int) -> None:
         """Write a unit that is complete."""
         windows, unit = self.windows.pop(place, []), self.mine[place]
         if place in self.broken:
             return
-        dim = len(windows[0][0]) if windows else 0
-        self.store.write(unit.key, embedding_table(self._rows(windows, unit, dim), self.precision))
-
-    def _rows(self, windows: Sequence[Window], unit: Unit, dim: int) -> Rows:
-        """Windows of a unit as rows of the table."""
-        scene = self.data.scene(unit)
-        geometry = [
-            footprint_wgs84(scene.crs, scene.transform, row, col, size, size)
-            if self.crs == 'wgs84'
-            else footprint(scene.transform, row, col, size, size)
-            for _, row, col, size, *_ in windows
-        ]
-        embeddings, row, col, _, valid, when, gsd = zip(*windows, strict=True) if windows else ((),) * 7
-        n = len(windows)
-        return Rows(
-            embedding=np.array(embeddings, np.float32).reshape(n, max(dim, 1)),
-            geometry=geometry,
-            time=np.array(when, np.float64),
-            sensor=[unit.sensor] * n,
-            gsd=np.array(gsd, np.float32),
-            source=[unit.source] * n,
-            row=np.array(row, np.int64),
-            col=np.array(col, np.int64),
-            valid=np.array(valid, np.float32),
-        )
+        rows = rows_of(windows, unit, self.data.scene(unit), wgs84=self.crs == 'wgs84')
+        self.store.write(unit.key, embedding_table(rows, self.precision))
 
     # after ------------------------------------------------------------------------------------------------------------
 
@@ -240,12 +216,29 @@ class EmbeddingWriter(Callback):
             parts = {u.key: u.source for u in self.data.units}
             rows = self.store.finish(parts, crs=self.file_crs, metadata={'torchgeo_clay': torchgeo_clay.__version__})
             self._summarise(rows)
+            if rows is not None:
+                self._draw(rows)
         if failed:
             said = ''.join(f'\n  {path}: {reason}' for path, reason in failed.items())
             text = f'{len(failed)} files could not be used; {self.out} has all others:{said}'
             if self.left_out == 'raise':
                 raise ScenesLeftOut(text)
             rank_zero_info(text)
+
+    def _draw(self, rows: int) -> None:
+        """Draw the table, and write the patches of each scene as a raster."""
+        stem = self.store.path.with_suffix('')
+        if self.quicklooks and rows > 1:
+            write_quicklooks(self.out, f'{stem}_quicklooks')
+        if not self.patch_cogs:
+            return
+        (folder := Path(f'{stem}_patches')).mkdir(exist_ok=True)
+        failed = self.data.skipped + list(read_metadata(self.out)['failed'].items())
+        for i, scene in enumerate(s for raster in self.data.rasters.values() for s in raster.scenes):
+            if scene.path not in dict(failed):
+                where = {'height': scene.height, 'width': scene.width, 'crs': scene.crs, 'transform': scene.transform}
+                name = f'{Path(scene.path).stem}_{i}.tif'
+                write_patch_cog(folder / name, self.out, scene.path, components=self.components, **where)
 
     def _summarise(self, rows: int | None) -> None:
         """Say what was done."""
@@ -258,39 +251,3 @@ class EmbeddingWriter(Callback):
             rank_zero_info(f'{did}. Parts are still missing: run again to go on with {self.store.folder}.')
         else:
             rank_zero_info(f'{did}. {self.out}: {rows} rows, {self.store.path.stat().st_size / 1e6:.1f} MB.')
-
-
-def _datamodule(trainer: Trainer) -> SceneDataModule:
-    """The trainer's datamodule."""
-    data: Any = getattr(trainer, 'datamodule', None)
-    if not isinstance(data, SceneDataModule):
-        raise ValueError(
-            f'EmbeddingWriter: expected the datamodule SceneDataModule, which says where chips are, got '
-            f'{type(data).__name__}.'
-        )
-    return data
-
-
-def _common_crs(data: SceneDataModule) -> CRS | None:
-    """The CRS that all scenes have."""
-    found = {scene.crs.srs if scene.crs else None: scene.crs for r in data.rasters.values() for scene in r.scenes}
-    if len(found) > 1:
-        raise ValueError(f"crs='scene' needs one CRS for all scenes, got {len(found)}; use crs='wgs84'.")
-    return next(iter(found.values()))
-
-
-def _valid_shares(valid: Tensor, patches: bool) -> npt.NDArray[np.float32]:
-    """Share of valid pixels of each chip, (B,), or of each of its patches, (B, h, w); valid (B, 1, H, W)."""
-    share: npt.NDArray[np.float32]
-    if patches:
-        share = F.avg_pool2d(valid.float(), PATCH)[:, 0].cpu().numpy()
-    else:
-        share = valid.float().mean((1, 2, 3)).cpu().numpy()
-    return share
-
-
-def _show_rate(trainer: Trainer, rate: float) -> None:
-    """Chips per second beside the progress bar."""
-    bar = trainer.progress_bar_callback
-    if isinstance(bar, TQDMProgressBar) and math.isfinite(rate) and not bar.is_disabled:
-        bar.predict_progress_bar.set_postfix_str(f'{rate:.1f} chips/s')
