@@ -3,6 +3,9 @@
 """From scenes to a table of embeddings: the task, the datamodule and the callback that writes."""
 
 import math
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import geopandas as gpd
 import lightning.pytorch as pl
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import rasterio
 import shapely
@@ -23,6 +27,7 @@ from torchgeo_clay.datamodules import SceneDataModule
 from torchgeo_clay.datasets import ClayEmbeddings
 from torchgeo_clay.inference import windows
 from torchgeo_clay.metadata import encode_latlon, encode_time
+from torchgeo_clay.models import save_encoder
 from torchgeo_clay.sensors import get_sensor
 from torchgeo_clay.tasks import ClayEmbedding
 from torchgeo_clay.writers import OutputError, read_metadata
@@ -147,7 +152,8 @@ def test_a_run_that_was_stopped_goes_on(task: ClayEmbedding, scenes: Path, tmp_p
     before = [p.stat().st_mtime_ns for p in done]
     again = run(task, scenes, parts, limit=0)
     assert [p.stat().st_mtime_ns for p in done] == before
-    assert len(again.my_units) == len(again.units) - 2
+    assert again.left_out == {p.stem for p in done}
+    assert sum(len(b) for b in again.predict_dataloader().dataset.plan) < sum(len(u.corners) for u in again.units)
     run(task, scenes, parts)
     assert gpd.read_parquet(parts).equals(gpd.read_parquet(whole))
     stamp = parts.stat().st_mtime_ns
@@ -352,3 +358,44 @@ def test_from_the_command_line(
         f'--trainer.callbacks.out={out}',
     )
     assert len(gpd.read_parquet(out)) == 3 * 3 + 2 * 2 - 1
+
+
+_KILLED = """
+import os, signal, sys
+count, sync = 0, os.fsync
+def kill_at(handle):
+    global count
+    count += 1
+    if count == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    sync(handle)
+os.fsync = kill_at
+from torchgeo.main import main
+main(['predict', f'--config={sys.argv[4]}', '--model.model=clay_tiny_patch8', f'--model.weights={sys.argv[5]}',
+      f'--data.paths={sys.argv[1]}', '--data.chip=32', '--data.stride=24', '--data.unit_size=4',
+      '--data.batch_size=5', '--trainer.accelerator=cpu', f'--trainer.default_root_dir={sys.argv[2]}',
+      f'--trainer.callbacks.out={sys.argv[2]}/e.parquet'])
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_leaves_no_half_file(task: ClayEmbedding, scenes: Path, tmp_path: Path, repo_root: Path) -> None:
+    """SIGKILL as a part is written: what is there is whole, and a rerun ends with the same."""
+    weights, folder = tmp_path / 'w.safetensors', tmp_path / 'out'
+    save_encoder(task.model, weights)
+    run(task, scenes, tmp_path / 'whole.parquet')
+    arguments = [str(scenes), str(folder)]
+    rest = [f'{repo_root}/configs/clay_embed.yaml', str(weights)]
+    # each file is synced, then its folder: run.json is 1 and 2, parts go on from 3; 7 is within the third
+    killed = subprocess.run([sys.executable, '-c', _KILLED, *arguments, '7', *rest], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    parts = list((folder / 'e.parquet.parts').glob('[!.]*.parquet'))
+    assert len(parts) == 2
+    assert all(pq.read_table(path).num_rows <= 4 for path in parts)
+    assert not (folder / 'e.parquet').exists()
+    run(task, scenes, folder / 'e.parquet')
+    found, whole = (gpd.read_parquet(path) for path in (folder / 'e.parquet', tmp_path / 'whole.parquet'))
+    assert found.drop(columns='embedding').equals(whole.drop(columns='embedding'))
+    # another process, with another number of threads, rounds sums differently
+    np.testing.assert_allclose(np.stack(found['embedding']), np.stack(whole['embedding']), rtol=0, atol=1e-5)
+    assert not list(folder.glob('.*'))

@@ -119,7 +119,7 @@ class EmbeddingWriter(Callback):
             rank_zero_info(f'{len(done)} of {len(self.data.units)} parts are there already and not done again.')
         self.mine = self.data.my_units
         self.windows: dict[int, list[Window]] = {}
-        self.pending = {i: len(u.corners) for i, u in enumerate(self.mine)}
+        self.pending = {i: len(u.corners) for i, u in enumerate(self.mine) if u.key not in done}
         self.broken: set[int] = set()
         self.count = self.empty = 0
         self.start = time.monotonic()
@@ -164,6 +164,8 @@ class EmbeddingWriter(Callback):
         metadata = [batch[key].double().cpu().numpy() for key in ('time', 'res')]
         for i, (unit, (row, col)) in enumerate(zip(batch['unit'], batch['corner'], strict=True)):
             when, gsd = (float(m[i]) for m in metadata)
+            if unit not in self.pending:  # done in a former run, in the same batch as others that were not
+                continue
             found = self.windows.setdefault(unit, [])
             if values.ndim == 2:
                 found.append((values[i], row, col, self.data.chip, float(share[i]), when, gsd))
@@ -177,9 +179,10 @@ class EmbeddingWriter(Callback):
             self.broken.add(unit)
             self.store.fail(self.mine[unit].key, self.mine[unit].source, reason)
         for unit in [*batch['unit'], *batch['empty'], *(unit for unit, _ in batch['failed'])]:
-            self.pending[unit] -= 1
-            if self.pending[unit] == 0:
-                self._write(unit)
+            if unit in self.pending:
+                self.pending[unit] -= 1
+                if self.pending[unit] == 0:
+                    self._write(unit)
         show_rate(trainer, self.count / max(time.monotonic() - self.start, 1e-9))
 
     def _write(self, place: int) -> None:

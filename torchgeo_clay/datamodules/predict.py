@@ -189,16 +189,19 @@ class SceneDataModule(BaseDataModule):
 
     @property
     def my_units(self) -> list[Unit]:
-        """The units of this rank, without those left out."""
+        """The units of this rank, those left out among them, so that they are in the same batches in every run."""
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        return [unit for unit in self.units if unit.key not in self.left_out][rank::world]
+        return self.units[rank::world]
 
     def predict_dataloader(self) -> BatchLoader:
-        """The batches of this rank."""
+        """The batches of this rank that hold anything to do.
+
+        Sums are rounded differently in batches of other sizes: a run that goes on has the batches of the first one.
+        """
         units = self.my_units
-        return BatchLoader(
-            ChipBatches(self.rasters, units, batches(units, self.batch_size), self.chip), self.num_workers
-        )
+        left = [unit.key not in self.left_out for unit in units]
+        plan = [batch for batch in batches(units, self.batch_size) if any(left[i] for i, _ in batch)]
+        return BatchLoader(ChipBatches(self.rasters, units, plan, self.chip), self.num_workers)
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Check a batch's values while they are on the host.

@@ -61,11 +61,13 @@ def principal_components(path: str | os.PathLike[str], components: int) -> tuple
     Raises:
         ValueError: for more components than the embeddings are wide, or none.
     """
-    count, total, products = 0, np.zeros(()), np.zeros(())
+    count, total, products = 0, np.zeros(0), np.zeros((0, 0))
     for embedding, *_ in embedding_batches(path):
         values = embedding.astype(np.float64)
+        if not count:
+            total, products = np.zeros(values.shape[1]), np.zeros((values.shape[1],) * 2)
         count, total, products = count + len(values), total + values.sum(0), products + values.T @ values
-    width = total.shape[0] if total.ndim else 0
+    width = len(total)
     if not 1 <= components <= width:
         raise ValueError(f'components: expected 1 to {width}, the width of the embeddings, got {components}.')
     mean = total / count
@@ -77,5 +79,4 @@ def principal_components(path: str | os.PathLike[str], components: int) -> tuple
 
 def scores(embedding: Floats, mean: Floats, components: Floats) -> Floats:
     """Embeddings (N, D) on components (K, D): (N, K)."""
-    found: Floats = (embedding - mean) @ components.T
-    return found
+    return np.asarray((embedding - mean) @ components.T, np.float32)
