@@ -8,7 +8,10 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torchgeo.tasks import Classification, PixelwiseRegression
 
+from torchgeo_clay.callbacks import SensorMetadata
 from torchgeo_clay.datamodules import SyntheticDataModule
 from torchgeo_clay.datasets import SyntheticScenes
 from torchgeo_clay.metadata import check_batch
@@ -118,6 +121,7 @@ def test_scenes_are_written_where_there_are_none(tmp_path: Path) -> None:
     [
         ({'patch_size': 20}, 'patch_size: expected a multiple of 8'),
         ({'batch_size': 0}, 'batch_size: expected 1 or more'),
+        ({'hide_metadata': 2.0}, 'hide_metadata: expected a share from 0 to 1'),
         ({'batch_size': 17}, 'expected at least one batch of 17 samples'),
         ({'sensor': 'modis'}, "got 'modis'"),
         ({'task': 'change'}, "task: expected one of .*, got 'change'"),
@@ -134,3 +138,54 @@ def test_half_precision_is_refused(root: Path) -> None:
     datamodule.trainer = trainer
     with pytest.raises(ValueError, match='bf16-mixed'):
         datamodule.setup('fit')
+
+
+def test_place_and_time_are_hidden_as_often_as_asked(root: Path) -> None:
+    def hidden(share: float) -> tuple[float, float]:
+        datamodule = module(root, batch_size=4, hide_metadata=share)
+        train = torch.cat([b['lat'].isnan() for n in range(8) for b in epoch(datamodule, n)])
+        val = torch.cat([b['lat'].isnan() for b in datamodule.val_dataloader()])
+        return train.double().mean().item(), val.double().mean().item()
+
+    assert hidden(0.0) == (0, 0)
+    assert hidden(1.0) == (1, 1)
+    train, val = hidden(0.5)
+    assert 0.3 < train < 0.7
+    assert val == 0
+
+
+def test_place_and_time_are_hidden_together(root: Path) -> None:
+    for batch in epoch(module(root, hide_metadata=0.5), 0):
+        known = [batch[name].isnan() for name in ('lat', 'lon', 'time')]
+        assert torch.equal(known[0], known[1])
+        assert torch.equal(known[0], known[2])
+
+
+@pytest.mark.parametrize(
+    ('task', 'make'),
+    [
+        ('classification', lambda: Classification('clay_tiny_patch8', in_channels=4, num_classes=8)),
+        (
+            'regression',
+            lambda: PixelwiseRegression('unet', 'tu-clay_tiny_patch8', in_channels=4, num_outputs=1),
+        ),
+    ],
+)
+def test_stock_tasks_fit_plot_and_predict(root: Path, tmp_path: Path, task: str, make: Any) -> None:
+    datamodule = SyntheticDataModule(root, 'naip', task, batch_size=4, patch_size=32, synthetic=SCENES)
+    trainer = pl.Trainer(
+        accelerator='cpu',
+        max_epochs=1,
+        limit_train_batches=1,
+        num_sanity_val_steps=0,
+        logger=TensorBoardLogger(tmp_path),
+        callbacks=[SensorMetadata()],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    model = make()
+    trainer.fit(model, datamodule=datamodule)
+    assert 'val_loss' in trainer.callback_metrics
+    (predicted,) = trainer.predict(model, datamodule=datamodule)
+    assert predicted.shape[0] == len(datamodule.predict_dataset)

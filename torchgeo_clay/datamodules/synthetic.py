@@ -13,31 +13,34 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import Dataset
 
-from torchgeo_clay.datamodules.checks import check_at_least, check_patch_size, check_precision
+from torchgeo_clay.datamodules.augmentation import FLIP, HIDE_METADATA
+from torchgeo_clay.datamodules.checks import check_at_least, check_patch_size, check_precision, check_share
 from torchgeo_clay.datamodules.loader import PlannedLoader, Progress, ResumableLoader
 from torchgeo_clay.datamodules.resuming import ResumableDataModule
 from torchgeo_clay.datamodules.sampling import EpochPlan, PatchKey, plan_epoch, plan_evaluation, rng_of
+from torchgeo_clay.datamodules.sensor_loader import SensorName
 from torchgeo_clay.datamodules.transforms import SensorNormalization, normalize
 from torchgeo_clay.datasets.synthetic import SyntheticScenes
 from torchgeo_clay.datasets.synthetic_chips import ChipTask, Split, SyntheticChips
 from torchgeo_clay.metadata import check_batch
 from torchgeo_clay.sensors import Sensor
 
-__all__ = ('FlippedChips', 'SyntheticDataModule')
+__all__ = ('KeyedChips', 'SyntheticDataModule')
 
 
-class FlippedChips(Dataset[dict[str, Any]]):
-    """Chips by key, flipped at random when training: a function of (seed, epoch, number) and of nothing else."""
+class KeyedChips(Dataset[dict[str, Any]]):
+    """Chips by key; what is random in training is a function of (seed, epoch, number) and of nothing else."""
 
-    def __init__(self, chips: SyntheticChips, *, train: bool, seed: int = 0) -> None:
+    def __init__(self, chips: SyntheticChips, *, train: bool, seed: int = 0, hide_metadata: float = 0.0) -> None:
         """Initialise.
 
         Args:
             chips: what is read.
-            train: whether chips are flipped.
+            train: whether anything is random.
             seed: seed of the run.
+            hide_metadata: share of the samples whose place and time are made unknown in training; 1 for always.
         """
-        self.chips, self.train, self.seed = chips, train, seed
+        self.chips, self.train, self.seed, self.hide_metadata = chips, train, seed, hide_metadata
 
     def __getitem__(self, key: PatchKey) -> dict[str, Any]:
         """Read the chip of a key.
@@ -50,20 +53,25 @@ class FlippedChips(Dataset[dict[str, Any]]):
             flipped or none; ``sensor``, a string, and ``failures``, an empty list, which the loader looks at.
         """
         sample = dict(self.chips[key.number])
+        hidden = self.hide_metadata == 1  # a model that never saw them in training would not know what to make of them
         if self.train:
-            flips = rng_of('flips', self.seed, key.sensor, key.epoch, key.number).random(2) < 0.5
-            dims = [dim for dim, flip in zip((-2, -1), flips, strict=True) if flip]
+            *flips, hide = rng_of('downstream', self.seed, key.sensor, key.epoch, key.number).random(3)
+            dims = [dim for dim, draw in zip((-2, -1), flips, strict=True) if draw < FLIP]
             for name in {'image', 'valid', 'mask'} & set(sample):
                 sample[name] = torch.flip(sample[name], dims)
-        return {**sample, 'sensor': key.sensor, 'failures': []}
+            hidden = hide < self.hide_metadata
+        if hidden:
+            for name in ('lat', 'lon', 'time'):
+                sample[name] = torch.full_like(sample[name], torch.nan)
+        return {**sample, 'sensor': SensorName(key.sensor), 'failures': []}
 
 
 class SyntheticDataModule(ResumableDataModule):
     """Chips of :class:`~torchgeo_clay.datasets.SyntheticScenes` with land cover or vegetation cover to predict.
 
     Scenes that are there, such as those of pretraining, are used; else they are written. No scene lends chips to two of
-    training, validation and test; the images of all, though not their labels, may have been pretrained on. Flips are
-    drawn from (seed, epoch, number of the chip), whatever the number of workers and devices.
+    training, validation and test; the images of all, though not their labels, may have been pretrained on. Flips
+    and hidden metadata are drawn from (seed, epoch, number of the chip), whatever the number of workers and devices.
 
     A batch holds what :class:`~torchgeo_clay.datasets.SyntheticChips` says, stacked, with ``wavelength`` (B, C) and
     ``sensor``, a string; on the device ``image`` is normalised with the statistics of the sensor.
@@ -79,6 +87,7 @@ class SyntheticDataModule(ResumableDataModule):
         patch_size: int = 64,
         num_workers: int = 0,
         min_share: float = 0.5,
+        hide_metadata: float = HIDE_METADATA,
         val_split: float = 0.2,
         test_split: float = 0.2,
         seed: int = 0,
@@ -96,6 +105,9 @@ class SyntheticDataModule(ResumableDataModule):
             patch_size: pixels per side of a chip, a multiple of 8.
             num_workers: worker processes per loader.
             min_share: share of a chip that its class must have at least; for classification.
+            hide_metadata: share of the training samples whose place and time are made unknown; with 1 those of
+                evaluation are, too. All chips of a scene have one time and nearly one place, so that a model can learn
+                a few scenes by heart from these.
             val_split: share of the scenes that validate.
             test_split: share of the scenes that test.
             seed: of the split, the order and the flips.
@@ -109,8 +121,10 @@ class SyntheticDataModule(ResumableDataModule):
         check_patch_size(patch_size)
         check_at_least(1, batch_size=batch_size)
         check_at_least(0, num_workers=num_workers, seed=seed)
+        check_share(1, hide_metadata=hide_metadata)
         self.root, self.sensor, self.task, self.bands = root, sensor, task, bands
         self.patch_size, self.min_share, self.seed = patch_size, min_share, seed
+        self.hide_metadata = hide_metadata
         self.val_split, self.test_split, self.synthetic = val_split, test_split, dict(synthetic or {})
         self.selected: dict[str, Sensor] = {}
         self._loaders: list[PlannedLoader] = []
@@ -176,7 +190,7 @@ class SyntheticDataModule(ResumableDataModule):
         rank, world = self._world
         plan = plan_evaluation({self.sensor: len(chips)}, self.batch_size * world)
         loader = PlannedLoader(
-            FlippedChips(chips, train=False),
+            KeyedChips(chips, train=False, hide_metadata=self.hide_metadata),
             lambda epoch: plan,
             rank=rank,
             world_size=world,
@@ -202,6 +216,7 @@ class SyntheticDataModule(ResumableDataModule):
         identity = {
             'batch_size × devices': total,
             'seed': seed,
+            'hide_metadata': self.hide_metadata,
             'task': self.task,
             'bands': list(chips.sensor.band_names),
             'patch_size': self.patch_size,
@@ -209,7 +224,7 @@ class SyntheticDataModule(ResumableDataModule):
             'scenes': [Path(scene.path).name for scene in chips.raster.scenes],
         }
         loader = ResumableLoader(
-            FlippedChips(chips, train=True, seed=seed),
+            KeyedChips(chips, train=True, seed=seed, hide_metadata=self.hide_metadata),
             plan,
             rank=rank,
             world_size=world,
