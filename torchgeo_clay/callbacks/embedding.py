@@ -107,6 +107,10 @@ class EmbeddingWriter(Callback):
                 "pooling='patches' needs chips whose patches lie on one grid: give the datamodule patch_grid: true."
             )
         self.file_crs = CRS.from_epsg(4326) if self.crs == 'wgs84' else common_crs(self.data)
+        self.data.leave_out(lambda: self._begin(trainer, pl_module))
+
+    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> set[str]:
+        """Keys of the units that are done; when the weights are there."""
         self.store = PartStore(self.out, self._run(pl_module))
         self.complete = False
         if trainer.is_global_zero:
@@ -114,7 +118,6 @@ class EmbeddingWriter(Callback):
         self.complete = trainer.strategy.broadcast(self.complete)
         done = {u.key for u in self.data.units} if self.complete else self.store.done()
         done = trainer.strategy.broadcast(done)  # one view of it: a process that is ahead may be writing already
-        self.data.leave_out(done)
         if done:
             rank_zero_info(f'{len(done)} of {len(self.data.units)} parts are there already and not done again.')
         self.mine = self.data.my_units
@@ -123,6 +126,7 @@ class EmbeddingWriter(Callback):
         self.broken: set[int] = set()
         self.count = self.empty = 0
         self.start = time.monotonic()
+        return done
 
     def _run(self, pl_module: LightningModule) -> dict[str, Any]:
         """What all rows have in common: model, weights, settings."""
@@ -208,6 +212,7 @@ class EmbeddingWriter(Callback):
         """
         if stage != 'predict':
             return
+        _ = self.data.left_out  # so that all is known, though no loader was made
         trainer.strategy.barrier('EmbeddingWriter')
         if not trainer.is_global_zero:
             return

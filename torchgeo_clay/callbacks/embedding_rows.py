@@ -76,12 +76,12 @@ def own_cells(data: SceneDataModule, unit: Unit, row: int, col: int) -> list[tup
     return [(y, x) for y in spans[0] for x in spans[1]]
 
 
-def datamodule_of(trainer: Trainer) -> SceneDataModule:
-    """The trainer's datamodule."""
+def datamodule_of(trainer: Trainer, callback: str = 'EmbeddingWriter') -> SceneDataModule:
+    """The trainer's datamodule, as a callback of a name needs it."""
     data: Any = getattr(trainer, 'datamodule', None)
     if not isinstance(data, SceneDataModule):
         raise ValueError(
-            f'EmbeddingWriter: expected the datamodule SceneDataModule, which says where chips are, got '
+            f'{callback}: expected the datamodule SceneDataModule, which says where chips are, got '
             f'{type(data).__name__}.'
         )
     return data

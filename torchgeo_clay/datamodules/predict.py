@@ -56,7 +56,7 @@ class SceneDataModule(BaseDataModule):
         to_db: bool = False,
         gsd: float | None = None,
         time: str | float | None = None,
-        unit_size: int = 1024,
+        unit_size: int | None = 1024,
     ) -> None:
         """Initialise.
 
@@ -74,7 +74,8 @@ class SceneDataModule(BaseDataModule):
             to_db: see there.
             gsd: see there.
             time: see there.
-            unit_size: chips that are written together, and done again together after a kill.
+            unit_size: chips that are written together, and done again together after a kill; None for whole scenes,
+                as maps are.
 
         Raises:
             ValueError: for a chip or stride that will not do, or values out of range.
@@ -83,7 +84,7 @@ class SceneDataModule(BaseDataModule):
         self.stride = chip if stride is None else stride
         self.align = PATCH if patch_grid else 1
         check_windows(chip, self.stride, self.align)
-        check_at_least(1, batch_size=batch_size, unit_size=unit_size)
+        check_at_least(1, batch_size=batch_size, unit_size=1 if unit_size is None else unit_size)
         check_at_least(0, num_workers=num_workers)
         if bands is not None and sensor is None:
             raise ValueError(f'bands={list(bands)} need a sensor to look them up in: give sensor= too.')
@@ -91,7 +92,7 @@ class SceneDataModule(BaseDataModule):
         self.chip, self.batch_size, self.num_workers, self.unit_size = chip, batch_size, num_workers, unit_size
         self.reader: dict[str, Any] = {'offset': offset, 'to_db': to_db, 'gsd': gsd, 'time': time}
         self.skipped: list[tuple[str, str]] = []
-        self.left_out: set[str] = set()
+        self._done: Callable[[], Iterable[str]] = tuple
         # a rank may have nothing to do while others have
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
@@ -179,13 +180,20 @@ class SceneDataModule(BaseDataModule):
             lines = ''.join(f'\n  {path}: {reason}' for path, reason in self.skipped)
             rank_zero_info(f'{len(self.skipped)} files are left out:{lines}')
 
-    def leave_out(self, keys: Iterable[str]) -> None:
-        """Leave out units that are done already; before the loader is made.
+    def leave_out(self, done: Callable[[], Iterable[str]]) -> None:
+        """Leave out units that are done already.
 
         Args:
-            keys: of the units.
+            done: gives their keys. It is asked when the loader is made, as Lightning loads ``--ckpt_path`` after all
+                ``setup``, and what is done depends on the weights.
         """
-        self.left_out = set(keys)
+        self._done = done
+        self.__dict__.pop('left_out', None)
+
+    @cached_property
+    def left_out(self) -> set[str]:
+        """Keys of the units left out; see :meth:`leave_out`."""
+        return set(self._done())
 
     @property
     def my_units(self) -> list[Unit]:

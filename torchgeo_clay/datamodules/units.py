@@ -38,7 +38,7 @@ class Unit:
 
 
 def plan_units(
-    raster: SensorRaster, *, chip: int, stride: int, align: int, size: int, settings: Mapping[str, Any]
+    raster: SensorRaster, *, chip: int, stride: int, align: int, size: int | None, settings: Mapping[str, Any]
 ) -> Iterator[Unit]:
     """The units of all scenes of a sensor.
 
@@ -47,7 +47,7 @@ def plan_units(
         chip: see :func:`torchgeo_clay.datasets.windows.windows`, as for stride and align.
         stride: pixels from one window to the next.
         align: windows begin at multiples of it.
-        size: windows in a unit, at most.
+        size: windows in a unit, at most; None for all of a scene.
         settings: what else a unit's result depends on; part of its key.
 
     Yields:
@@ -55,7 +55,7 @@ def plan_units(
     """
     for i, scene in enumerate(raster.scenes):
         corners = windows(scene.height, scene.width, chip, stride, align)
-        for some in batched(corners, size):
+        for some in batched(corners, len(corners) if size is None else size):
             said = [_version(scene), raster.sensor.name, raster.bands, chip, some, dict(settings)]
             key = hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()[:24]
             yield Unit(key, raster.sensor.name, i, scene.path, some)

@@ -5,7 +5,8 @@
 from torchgeo_clay.datasets.windows import check_windows, owned, starts, windows
 from torchgeo_clay.inference.blending import axis_weights, taper
 from torchgeo_clay.inference.footprints import footprint, footprint_wgs84
-from torchgeo_clay.inference.scene import MapStyle, predict_scene
+from torchgeo_clay.inference.maps import MapStyle
+from torchgeo_clay.inference.scene import predict_scene
 
 __all__ = (
     'MapStyle',

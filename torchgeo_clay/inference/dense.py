@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from itertools import batched, pairwise
+from itertools import batched
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from torchgeo_clay.metadata import Conditioning, check_batch
 from torchgeo_clay.models.scope import find_clay
 from torchgeo_clay.sensors import Sensor
 
-__all__ = ('Rows', 'answer', 'blended_rows', 'device_of', 'prepare')
+__all__ = ('Blender', 'Rows', 'answer', 'blended_rows', 'check_answer', 'device_of', 'prepare')
 
 #: First row of a block, its pixels (K, H, W) float32, and whether each is valid (H, W).
 Rows = tuple[int, npt.NDArray[np.float32], npt.NDArray[np.bool_]]
@@ -72,7 +72,22 @@ def answer(model: nn.Module, images: Tensor, conditioning: Conditioning) -> Tens
     with ExitStack() as scopes:
         for clay in find_clay(model):
             scopes.enter_context(clay.conditioned_on(conditioning))
-        found = model(images)
+        return check_answer(model(images), images)
+
+
+def check_answer(found: Any, images: Tensor) -> Tensor:
+    """A model's answer, if it is one of every pixel.
+
+    Args:
+        found: what it gave, (B, K, H, W) or (B, H, W).
+        images: (B, C, H, W) that it is about.
+
+    Returns:
+        (B, K, H, W).
+
+    Raises:
+        ValueError: for any other.
+    """
     if isinstance(found, Tensor) and found.ndim == 3:
         found = found[:, None]
     expected = images.shape[0], *images.shape[2:]
@@ -85,31 +100,69 @@ def answer(model: nn.Module, images: Tensor, conditioning: Conditioning) -> Tens
     return found
 
 
-class _Band:
-    """The rows that windows are being added to: as many as a chip is high, and no more."""
+class Blender:
+    """Windows of a scene that come from top to bottom, smoothly blended.
 
-    def __init__(self, chip: int, width: int) -> None:
-        """Begin without windows: chip rows, width columns."""
-        self.chip, self.width = chip, width
-        self.sums: npt.NDArray[np.float32] | None = None
-        self.valid = np.zeros((chip, width), bool)
+    It holds as many rows as a window is high, whatever the scene's height.
+    """
 
-    def add(self, col: int, values: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]) -> None:
-        """Add a window, weighted: values (K, H, W), valid (H, W)."""
-        if self.sums is None:
-            self.sums = np.zeros((len(values), self.chip, self.width), np.float32)
-        self.sums[:, :, col : col + self.chip] += values
-        self.valid[:, col : col + self.chip] |= valid
+    def __init__(self, height: int, width: int, chip: int, stride: int, align: int = 1) -> None:
+        """Begin without windows.
 
-    def take(self, rows: int) -> tuple[npt.NDArray[np.float32] | None, npt.NDArray[np.bool_]]:
-        """The uppermost rows, which are finished; the rest moves up."""
-        done, valid = None if self.sums is None else self.sums[:, :rows].copy(), self.valid[:rows].copy()
-        for array, axis in ((self.sums, 1), (self.valid, 0)):
+        Args:
+            height: rows of the scene.
+            width: columns of the scene.
+            chip: see :func:`torchgeo_clay.datasets.windows.starts`, as for the next two.
+            stride: pixels from one window to the next.
+            align: what windows begin at multiples of.
+        """
+        self.height, self.width, self.chip = height, width, chip
+        weights = []
+        for length in (height, width):
+            first = starts(length, chip, stride, align)
+            weights.append(dict(zip(first, axis_weights(first, chip), strict=True)))
+        self._row_weights, self._col_weights = weights
+        self._top, self._across = 0, max(self._col_weights) + chip
+        self._sums: npt.NDArray[np.float32] | None = None
+        self._valid = np.zeros((chip, self._across), bool)
+
+    def add(self, row: int, col: int, values: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]) -> Iterator[Rows]:
+        """Add a window, none of whose rows is above that of one before. To be gone through to its end.
+
+        Args:
+            row: first row of the window.
+            col: first column.
+            values: (K, chip, chip).
+            valid: (chip, chip), which pixels hold data.
+
+        Yields:
+            The rows that are finished, as no window from now on holds them.
+        """
+        yield from self._move(row)
+        if self._sums is None:
+            self._sums = np.zeros((len(values), self.chip, self._across), np.float32)
+        weights = np.outer(self._row_weights[row], self._col_weights[col]).astype(np.float32)
+        self._sums[:, :, col : col + self.chip] += values * weights
+        self._valid[:, col : col + self.chip] |= valid
+
+    def finish(self) -> Iterator[Rows]:
+        """Yield what is left, after the last window."""
+        yield from self._move(self._top + self.chip)
+
+    def _move(self, top: int) -> Iterator[Rows]:
+        """Let the rows begin at another one; those above it are finished, and none of them if none holds data."""
+        done = min(top - self._top, self.chip)
+        if not done:
+            return
+        height = min(done, self.height - self._top)
+        if self._sums is not None and self._valid[:height].any():
+            yield self._top, self._sums[:, :height, : self.width].copy(), self._valid[:height, : self.width].copy()
+        for array, axis in ((self._sums, 1), (self._valid, 0)):
             if array is not None:
-                kept = np.roll(array, -rows, axis)
-                kept[..., self.chip - rows :, :] = 0
+                kept = np.roll(array, -done, axis)
+                kept[..., self.chip - done :, :] = 0
                 array[...] = kept
-        return done, valid
+        self._top = top
 
 
 def blended_rows(
@@ -140,27 +193,22 @@ def blended_rows(
         progress: called with each row's windows when they are done.
 
     Yields:
-        Blocks of rows. Rows above the first valid pixel of the scene are left out.
+        Blocks of rows. Some without a valid pixel are left out.
     """
     where = raster.scenes[scene]
-    rows, cols = starts(where.height, chip, stride), starts(where.width, chip, stride)
-    row_weights, col_weights = axis_weights(rows, chip), axis_weights(cols, chip)
-    band = _Band(chip, cols[-1] + chip)
-    for i, (row, following) in enumerate(pairwise([*rows, rows[-1] + chip])):
-        for some in batched(enumerate(cols), batch_size):
-            samples = [(j, col, raster.patch(scene, row, col, (chip, chip))) for j, col in some]
-            samples = [s for s in samples if s[2]['valid'].any()]
+    blender = Blender(where.height, where.width, chip, stride)
+    cols = starts(where.width, chip, stride)
+    for row in starts(where.height, chip, stride):
+        for some in batched(cols, batch_size):
+            samples = [(col, raster.patch(scene, row, col, (chip, chip))) for col in some]
+            samples = [s for s in samples if s[1]['valid'].any()]
             if not samples:
                 continue
-            batch = default_collate([s for _, _, s in samples])
+            batch = default_collate([sample for _, sample in samples])
             found = answer(model, *prepare(batch, raster.sensor, device)).float()
             found = found if activation is None else activation(found)
-            for (j, col, sample), values in zip(samples, found.cpu().numpy(), strict=True):
-                weights = np.outer(row_weights[i], col_weights[j]).astype(np.float32)
-                band.add(col, values * weights, sample['valid'][0].numpy())
-        done, valid = band.take(following - row)
+            for (col, sample), values in zip(samples, found.cpu().numpy(), strict=True):
+                yield from blender.add(row, col, values, sample['valid'][0].numpy())
         if progress is not None:
             progress(cols)
-        if done is not None:
-            height = min(following, where.height) - row
-            yield row, done[:, :height, : where.width], valid[:height, : where.width]
+    yield from blender.finish()

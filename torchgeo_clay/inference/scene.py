@@ -5,94 +5,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import rasterio
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from torchgeo_clay.datasets import Scene, SensorRaster
+from torchgeo_clay.datasets import SensorRaster
 from torchgeo_clay.datasets.windows import check_windows, starts
-from torchgeo_clay.inference.dense import Rows, blended_rows, device_of
+from torchgeo_clay.inference.dense import blended_rows, device_of
+from torchgeo_clay.inference.maps import MapStyle, beside, write_maps
 from torchgeo_clay.sensors import Sensor
 from torchgeo_clay.writers.atomic import check_writable
-from torchgeo_clay.writers.cog import CACHE_MB, CogStream, Colour, Layout
+from torchgeo_clay.writers.cog import CACHE_BYTES
 
-__all__ = ('NODATA_CLASS', 'MapStyle', 'predict_scene', 'write_maps')
-
-Kind = Literal['classes', 'values']
-
-#: Stands for no data in a map of classes.
-NODATA_CLASS = 255
-
-
-@dataclass(frozen=True)
-class MapStyle:
-    """What a map shows, and how.
-
-    Attributes:
-        kind: ``classes`` for a model whose answer are logits, of which the likeliest class is written; ``values`` for
-            one whose answer is written as it is.
-        probabilities: whether the classes' probabilities are written too, beside the map.
-        classes: names of the classes, in the order of the model's channels; for one channel, of its absence and
-            presence.
-        colours: of the classes: red, green and blue from 0 to 255.
-        names: of the bands of a map of values.
-        threshold: for a model with one channel the probability from which on the class is there.
-    """
-
-    kind: Kind = 'classes'
-    probabilities: bool = False
-    classes: Sequence[str] = ()
-    colours: Sequence[Colour] = ()
-    names: Sequence[str] = ()
-    threshold: float = 0.5
-
-    def __post_init__(self) -> None:
-        """Validate.
-
-        Raises:
-            ValueError: for an unknown kind, a threshold out of range, or what does not go with the kind.
-        """
-        if self.kind not in ('classes', 'values'):
-            raise ValueError(f"kind: expected 'classes' or 'values', got {self.kind!r}.")
-        if self.kind == 'values' and (self.probabilities or self.classes or self.colours):
-            raise ValueError("probabilities, classes and colours go with kind='classes', not with 'values'.")
-        if self.kind == 'classes' and self.names:
-            raise ValueError("names go with kind='values'; give classes= the names of the classes.")
-        if not 0 < self.threshold < 1:
-            raise ValueError(f'threshold: expected a probability between 0 and 1, got {self.threshold}.')
-
-    def activation(self, answer: Tensor) -> Tensor:
-        """Probabilities of logits (B, K, H, W), which unlike logits may be averaged; values stay as they are."""
-        if self.kind == 'values':
-            return answer
-        return answer.sigmoid() if answer.shape[1] == 1 else answer.softmax(1)
-
-    def check_channels(self, channels: int) -> None:
-        """Raise if a model's channels are not the classes or bands named.
-
-        Args:
-            channels: K.
-
-        Raises:
-            ValueError: naming both.
-        """
-        said, expected = (self.names, channels) if self.kind == 'values' else (self.classes, max(channels, 2))
-        if said and len(said) != expected:
-            raise ValueError(
-                f'{"names" if self.kind == "values" else "classes"}: expected {expected} names for the {channels} '
-                f'channels of the model, got {len(said)}: {", ".join(said)}.'
-            )
-        if self.kind == 'classes' and max(channels, 2) > NODATA_CLASS:
-            raise ValueError(f'model: expected at most {NODATA_CLASS} classes, got {channels}.')
+__all__ = ('predict_scene',)
 
 
 def predict_scene(
@@ -153,7 +84,9 @@ def predict_scene(
     if batch_size < 1:
         raise ValueError(f'batch_size: expected 1 or more, got {batch_size}.')
     out, style = Path(out), style or MapStyle()
-    _refuse_existing([out, _beside(out)] if style.probabilities else [out], overwrite)
+    if out.resolve() == Path(path).resolve():
+        raise ValueError(f'out: expected another file than the scene, got {out} for both.')
+    _refuse_existing([out, beside(out)] if style.probabilities else [out], overwrite)
     check_writable(out.parent)
     raster = SensorRaster(path, sensor, bands, **reader)
     if len(raster.scenes) != 1:
@@ -162,7 +95,7 @@ def predict_scene(
     where = device_of(model) if device is None else torch.device(device)
     total = len(starts(scene.height, chip, stride)) * len(starts(scene.width, chip, stride))
     with ExitStack() as stack:
-        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE_MB))
+        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES))
         stack.callback(raster.close)
         stack.enter_context(_evaluated(model.to(where)))
         bar = stack.enter_context(tqdm(total=total, desc=Path(scene.path).name, unit='chip', disable=not progress))
@@ -187,11 +120,6 @@ def _refuse_existing(paths: Sequence[Path], overwrite: bool) -> None:
         raise ValueError(f'out: {", ".join(there)} exists already. Choose another name, or give overwrite=True.')
 
 
-def _beside(out: Path) -> Path:
-    """Where the probabilities of a map go."""
-    return out.with_name(f'{out.stem}_probabilities{out.suffix}')
-
-
 @contextmanager
 def _evaluated(model: nn.Module) -> Iterator[None]:
     """A model in eval mode and without gradients; afterwards as it was."""
@@ -203,67 +131,3 @@ def _evaluated(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
-
-
-def write_maps(
-    rows: Iterator[Rows], scene: Scene, out: Path, style: MapStyle, tags: dict[str, str] | None = None
-) -> None:
-    """Write the blended rows of a scene as a map, and its probabilities beside it where the style asks for them.
-
-    Args:
-        rows: blocks of rows; rows that are in none have no data.
-        scene: the scene.
-        out: the map.
-        style: what it shows.
-        tags: text to write beside the pixels.
-
-    Raises:
-        ValueError: if the channels do not fit the style, or no pixel of the scene is valid.
-    """
-    if (first := next(rows, None)) is None:
-        raise ValueError(f'{scene.path}: no pixel holds data, so there is nothing to map. Is nodata set rightly?')
-    channels = len(first[1])
-    style.check_channels(channels)
-    with ExitStack() as stack:
-        outputs = [
-            (stack.enter_context(CogStream(path, layout)), np.array(layout.nodata, layout.dtype), convert)
-            for path, layout, convert in _outputs(scene, out, style, channels, tags or {})
-        ]
-        for row, values, valid in chain([first], rows):
-            for stream, nodata, convert in outputs:
-                stream.write(row, np.where(valid, convert(values), nodata))
-
-
-Convert = Callable[[Any], Any]
-
-
-def _outputs(
-    scene: Scene, out: Path, style: MapStyle, channels: int, tags: dict[str, str]
-) -> list[tuple[Path, Layout, Convert]]:
-    """Of each raster to write the path, what it is, and how blended channels (K, H, W) become its pixels."""
-    base = Layout(
-        scene.height,
-        scene.width,
-        scene.crs,
-        scene.transform,
-        dtype='float32',
-        count=channels,
-        nodata=float('nan'),
-        names=style.names,
-        tags=tags,
-    )
-    if style.kind == 'values':
-        return [(out, base, lambda values: values)]
-
-    def likeliest(values: Any) -> Any:
-        found = values >= style.threshold if channels == 1 else values.argmax(0, keepdims=True)
-        return found.astype(np.uint8)
-
-    classes = replace(
-        base, dtype='uint8', count=1, nodata=NODATA_CLASS, names=['class'], classes=style.classes, colours=style.colours
-    )
-    outputs: list[tuple[Path, Layout, Convert]] = [(out, classes, likeliest)]
-    if style.probabilities:
-        names = style.classes if channels > 1 else style.classes[1:]
-        outputs.append((_beside(out), replace(base, names=names), lambda values: values))
-    return outputs

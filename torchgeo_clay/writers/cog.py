@@ -30,8 +30,9 @@ __all__ = ('CogStream', 'Layout', 'write_cog')
 #: Pixels per side of a COG's tiles.
 _TILE = 256
 
-#: Megabytes that GDAL may keep of rasters; by its own choice it is a twentieth of the machine's memory.
-CACHE_MB = 64
+#: Bytes that GDAL may keep of rasters; by its own choice it is a twentieth of the machine's memory. (As a number
+#: rasterio takes GDAL_CACHEMAX for bytes, whatever its size; in the environment small ones are megabytes.)
+CACHE_BYTES = 64 << 20
 
 Colour = tuple[int, int, int]
 

@@ -1,0 +1,214 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""What a map shows, and its files, written row by row. Shapes: K channels of a model's answer, H × W pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from torchgeo_clay.datasets import Scene
+from torchgeo_clay.inference.dense import Rows
+from torchgeo_clay.writers.cog import CogStream, Colour, Layout
+
+__all__ = ('NODATA_CLASS', 'MapStream', 'MapStyle', 'beside', 'write_maps')
+
+Kind = Literal['classes', 'values']
+
+#: Stands for no data in a map of classes.
+NODATA_CLASS = 255
+
+
+@dataclass(frozen=True)
+class MapStyle:
+    """What a map shows, and how.
+
+    Attributes:
+        kind: ``classes`` for a model whose answer are logits, of which the likeliest class is written; ``values`` for
+            one whose answer is written as it is.
+        probabilities: whether the classes' probabilities are written too, beside the map.
+        classes: names of the classes, in the order of the model's channels; for one channel, of its absence and
+            presence.
+        colours: of the classes: red, green and blue from 0 to 255.
+        names: of the bands of a map of values.
+        threshold: for a model with one channel the probability from which on the class is there.
+    """
+
+    kind: Kind = 'classes'
+    probabilities: bool = False
+    classes: Sequence[str] = ()
+    colours: Sequence[Colour] = ()
+    names: Sequence[str] = ()
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Validate.
+
+        Raises:
+            ValueError: for an unknown kind, a threshold out of range, or what does not go with the kind.
+        """
+        if self.kind not in ('classes', 'values'):
+            raise ValueError(f"kind: expected 'classes' or 'values', got {self.kind!r}.")
+        if self.kind == 'values' and (self.probabilities or self.classes or self.colours):
+            raise ValueError("probabilities, classes and colours go with kind='classes', not with 'values'.")
+        if self.kind == 'classes' and self.names:
+            raise ValueError("names go with kind='values'; give classes= the names of the classes.")
+        if not 0 < self.threshold < 1:
+            raise ValueError(f'threshold: expected a probability between 0 and 1, got {self.threshold}.')
+
+    def activation(self, answer: Tensor) -> Tensor:
+        """Probabilities of logits (B, K, H, W), which unlike logits may be averaged; values stay as they are."""
+        if self.kind == 'values':
+            return answer
+        return answer.sigmoid() if answer.shape[1] == 1 else answer.softmax(1)
+
+    def check_channels(self, channels: int) -> None:
+        """Raise if a model's channels are not the classes or bands named.
+
+        Args:
+            channels: K.
+
+        Raises:
+            ValueError: naming both.
+        """
+        said, expected = (self.names, channels) if self.kind == 'values' else (self.classes, max(channels, 2))
+        if said and len(said) != expected:
+            raise ValueError(
+                f'{"names" if self.kind == "values" else "classes"}: expected {expected} names for the {channels} '
+                f'channels of the model, got {len(said)}: {", ".join(said)}.'
+            )
+        if self.kind == 'classes' and max(channels, 2) > NODATA_CLASS:
+            raise ValueError(f'model: expected at most {NODATA_CLASS} classes, got {channels}.')
+
+
+def beside(out: Path) -> Path:
+    """Where the probabilities of a map go."""
+    return out.with_name(f'{out.stem}_probabilities{out.suffix}')
+
+
+class MapStream:
+    """A scene's map that takes blended rows as they come, and the map of probabilities if the style asks for it.
+
+    What can't be finished leaves no file. The map has its name last, so where it is, its probabilities are.
+    """
+
+    def __init__(self, scene: Scene, out: Path, style: MapStyle, tags: dict[str, str] | None = None) -> None:
+        """Initialise; nothing is touched before the first rows.
+
+        Args:
+            scene: the scene.
+            out: the map.
+            style: what it shows.
+            tags: text to write beside the pixels.
+        """
+        self.scene, self.out, self.style, self.tags = scene, out, style, tags or {}
+        self._stack = ExitStack()
+        self._outputs: list[tuple[CogStream, npt.NDArray[Any], Convert]] = []
+
+    def __enter__(self) -> MapStream:
+        """Nothing is done before the first rows."""
+        return self
+
+    def write(self, row: int, values: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]) -> None:
+        """Write a block of rows; rows that are in none have no data.
+
+        Args:
+            row: its first row.
+            values: (K, H, W), probabilities or values.
+            valid: (H, W).
+
+        Raises:
+            ValueError: if the channels do not fit the style.
+            OutputError: if a file can't be written.
+        """
+        if not self._outputs:
+            self.style.check_channels(len(values))
+            self._outputs = [
+                (self._stack.enter_context(CogStream(path, layout)), np.array(layout.nodata, layout.dtype), convert)
+                for path, layout, convert in _outputs(self.scene, self.out, self.style, len(values), self.tags)
+            ]
+        for stream, nodata, convert in self._outputs:
+            stream.write(row, np.where(valid, convert(values), nodata))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Make the COGs, unless there was an exception.
+
+        Raises:
+            ValueError: if there were no rows.
+            OutputError: if a file can't be written.
+        """
+        if kind is None and not self._outputs:
+            raise ValueError(
+                f'{self.scene.path}: no pixel holds data, so there is nothing to map. Is nodata set rightly?'
+            )
+        self._stack.__exit__(kind, error, trace)
+
+    def drop(self) -> None:
+        """Leave nothing of what was written."""
+        error = InterruptedError(f'{self.out} is not finished.')
+        self._stack.__exit__(type(error), error, None)
+
+
+def write_maps(
+    rows: Iterator[Rows], scene: Scene, out: Path, style: MapStyle, tags: dict[str, str] | None = None
+) -> None:
+    """Write the blended rows of a scene as a map, and its probabilities beside it where the style asks for them.
+
+    Args:
+        rows: blocks of rows; rows that are in none have no data.
+        scene: the scene.
+        out: the map.
+        style: what it shows.
+        tags: text to write beside the pixels.
+
+    Raises:
+        ValueError: if the channels do not fit the style, or no pixel of the scene is valid.
+    """
+    with MapStream(scene, out, style, tags) as stream:
+        for row, values, valid in rows:
+            stream.write(row, values, valid)
+
+
+Convert = Callable[[Any], Any]
+
+
+def _outputs(
+    scene: Scene, out: Path, style: MapStyle, channels: int, tags: dict[str, str]
+) -> list[tuple[Path, Layout, Convert]]:
+    """Of each raster to write the path, what it is, and how blended channels (K, H, W) become its pixels."""
+    base = Layout(
+        scene.height,
+        scene.width,
+        scene.crs,
+        scene.transform,
+        dtype='float32',
+        count=channels,
+        nodata=float('nan'),
+        names=style.names,
+        tags=tags,
+    )
+    if style.kind == 'values':
+        return [(out, base, lambda values: values)]
+
+    def likeliest(values: Any) -> Any:
+        found = values >= style.threshold if channels == 1 else values.argmax(0, keepdims=True)
+        return found.astype(np.uint8)
+
+    classes = replace(
+        base, dtype='uint8', count=1, nodata=NODATA_CLASS, names=['class'], classes=style.classes, colours=style.colours
+    )
+    outputs: list[tuple[Path, Layout, Convert]] = [(out, classes, likeliest)]
+    if style.probabilities:
+        names = style.classes if channels > 1 else style.classes[1:]
+        outputs.append((beside(out), replace(base, names=names), lambda values: values))
+    return outputs
