@@ -1,0 +1,155 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""What a simple classifier makes of embeddings. Shapes: N rows to learn from, M to tell, D width."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, recall_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from torchgeo_clay.evaluation.collapse import unit_rows
+from torchgeo_clay.evaluation.inputs import Embeddings, Labels, as_embeddings, as_labels
+
+__all__ = ('ProbeResult', 'knn_probe', 'logistic_probe')
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """How well classes are told.
+
+    Attributes:
+        accuracy: share of the rows whose class is told.
+        balanced_accuracy: mean over the classes there are of the share of their rows that are told.
+        majority: accuracy of whoever always says the class that is most frequent among the rows learnt from; an
+            accuracy means what it is above this.
+        prediction: (M,) classes told.
+    """
+
+    accuracy: float
+    balanced_accuracy: float
+    majority: float
+    prediction: npt.NDArray[Any]
+
+
+class _Classifier(Protocol):
+    """What scikit-learn's classifiers have."""
+
+    def fit(self, x: Any, y: Any) -> Any:
+        """Learn."""
+        ...
+
+    def predict(self, x: Any) -> Any:
+        """Tell."""
+        ...
+
+
+def _pair(
+    train: Embeddings, train_labels: Labels, test: Embeddings, test_labels: Labels
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+    """Rows and classes to learn from, and to tell, as arrays that fit each other."""
+    known, asked = as_embeddings(train), as_embeddings(test)
+    if known.shape[1] != asked.shape[1]:
+        raise ValueError(f'test: expected a width of {known.shape[1]}, as in train, got {asked.shape[1]}.')
+    return (
+        known,
+        as_labels(train_labels, len(known), 'train_labels'),
+        asked,
+        as_labels(test_labels, len(asked), 'test_labels'),
+    )
+
+
+def _result(model: _Classifier, known: Any, classes: Any, asked: Any, truth: Any) -> ProbeResult:
+    """Learn, tell, compare."""
+    model.fit(known, classes)
+    prediction = np.asarray(model.predict(asked))
+    names, counts = np.unique(classes, return_counts=True)
+    recall = recall_score(truth, prediction, labels=np.unique(truth), average='macro')
+    majority = float((truth == names[counts.argmax()]).mean())
+    return ProbeResult(float(accuracy_score(truth, prediction)), float(recall), majority, prediction)
+
+
+def knn_probe(
+    train: Embeddings,
+    train_labels: Labels,
+    test: Embeddings,
+    test_labels: Labels,
+    *,
+    k: int = 20,
+    temperature: float | None = None,
+) -> ProbeResult:
+    """Tell each row's class by those of its k nearest by cosine; nothing is trained.
+
+    As Wu et al. 2018, https://arxiv.org/abs/1805.01978, section 3.4, and DINO, https://arxiv.org/abs/2104.14294.
+
+    Args:
+        train: (N, D), see :func:`torchgeo_clay.evaluation.as_embeddings`. Of other scenes than ``test``: chips of one
+            scene have its date and nearly its place, and are near for that alone.
+        train_labels: (N,) classes.
+        test: (M, D).
+        test_labels: (M,) classes.
+        k: neighbours that vote.
+        temperature: neighbours vote with exp(cosine / temperature), 0.07 in the papers; None for a vote each.
+
+    Returns:
+        What was told, by scikit-learn's :class:`~sklearn.neighbors.KNeighborsClassifier`.
+
+    Raises:
+        ValueError: for a k above N, a temperature that is not positive, or tables and labels that do not fit.
+    """
+    known, classes, asked, truth = _pair(train, train_labels, test, test_labels)
+    if not 1 <= k <= len(known):
+        raise ValueError(f'k: expected 1 to {len(known)}, the rows to learn from, got {k}.')
+    if temperature is not None and not temperature > 0:
+        raise ValueError(f'temperature: expected a positive number, or None for a vote each, got {temperature}.')
+
+    def votes(distance: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        # of rows of length 1 the squared distance is 2 - 2 cosine; relative to the nearest, so that none overflows
+        near = (distance**2).min(axis=1, keepdims=True)
+        return np.asarray(np.exp((near - distance**2) / (2 * temperature)))  # type: ignore[operator]
+
+    model = KNeighborsClassifier(k, weights='uniform' if temperature is None else votes, algorithm='brute')
+    return _result(model, unit_rows(known), classes, unit_rows(asked), truth)
+
+
+def logistic_probe(
+    train: Embeddings,
+    train_labels: Labels,
+    test: Embeddings,
+    test_labels: Labels,
+    *,
+    strength: float = 1.0,
+    max_iter: int = 1000,
+) -> ProbeResult:
+    """Tell each row's class by a logistic regression on standardised embeddings.
+
+    As Alain & Bengio 2017, https://arxiv.org/abs/1610.01644: what a linear boundary can tell apart is there to be read.
+
+    Args:
+        train: see :func:`knn_probe`, as for the next three.
+        train_labels: (N,) two classes or more.
+        test: (M, D).
+        test_labels: (M,) classes.
+        strength: of the penalty on the coefficients.
+        max_iter: of the solver, which warns where that does not do.
+
+    Returns:
+        What was told, by scikit-learn's :class:`~sklearn.linear_model.LogisticRegression`.
+
+    Raises:
+        ValueError: for one class to learn from, a strength that is not positive, or tables and labels that do not fit.
+    """
+    known, classes, asked, truth = _pair(train, train_labels, test, test_labels)
+    if len(found := np.unique(classes)) < 2:
+        raise ValueError(f'train_labels: expected two classes or more to tell apart, got {found.tolist()}.')
+    if not strength > 0:
+        raise ValueError(f'strength: expected a positive number, got {strength}.')
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=1 / strength, max_iter=max_iter))
+    return _result(model, known.astype(np.float64), classes, asked.astype(np.float64), truth)
