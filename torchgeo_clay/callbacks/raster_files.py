@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from rasterio.errors import RasterioIOError
 
@@ -57,7 +58,7 @@ def map_paths(folder: Path, sources: Sequence[str]) -> dict[str, Path]:
     taken: set[Path] = set()
     found: dict[str, Path] = {}
     for source in sources:
-        stem = Path(source).stem
+        stem = Path(urlsplit(source).path if '://' in source else source).stem
         for name in _numbered(stem):
             path = folder / f'{name}.tif'
             if not {path, beside(path)} & taken:

@@ -11,6 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from shapely import MultiPolygon, Point
+from shapely.affinity import translate
+from shapely.geometry.base import BaseGeometry
 from torchgeo.datasets import ClayEmbeddings as TorchGeoClayEmbeddings
 from torchgeo.datasets.utils import Path, Sample
 
@@ -56,7 +59,7 @@ class ClayEmbeddings(TorchGeoClayEmbeddings):
         """
         row = self.data.iloc[index]
         embedding = torch.tensor(np.asarray(row['embedding'])).float()
-        center, time = row['geometry'].centroid, row.get('datetime')
+        center, time = _center(row['geometry']), row.get('datetime')
         sample: Sample = {
             'embedding': embedding * float(row['scale']) if 'scale' in row else embedding,
             'x': torch.tensor(math.nan if center.is_empty else center.x, dtype=torch.float64),
@@ -64,3 +67,12 @@ class ClayEmbeddings(TorchGeoClayEmbeddings):
             't': torch.tensor(math.nan if pd.isna(time) else pd.Timestamp(time).timestamp(), dtype=torch.float64),
         }
         return sample if self.transforms is None else self.transforms(sample)
+
+
+def _center(footprint: BaseGeometry) -> Point:
+    """Centre of a footprint. One in two parts is cut at the antimeridian (RFC 7946): its centre is there, not at 0°."""
+    if not isinstance(footprint, MultiPolygon):
+        return footprint.centroid
+    east = MultiPolygon([translate(part, 360 if part.centroid.x < 0 else 0) for part in footprint.geoms])
+    center = east.centroid
+    return Point((center.x + 180) % 360 - 180, center.y)
