@@ -3,11 +3,14 @@
 """The README's Python does what it says, on a scene made here and the tiny model."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import rasterio
 import torch
+import yaml
 from rasterio.transform import from_origin
 
 from torchgeo_clay.models import clay_tiny_patch8
@@ -42,3 +45,19 @@ def test_from_a_geotiff_to_an_embedding(repo_root: Path, tmp_path: Path) -> None
     # what was told of time and place changed the embedding
     with torch.no_grad():
         assert not torch.allclose(names['embedding'], tiny(x, sensor.wavelengths, 10.0))
+
+
+def test_the_yaml_is_a_configuration(
+    repo_root: Path, tmp_path: Path, torchgeo_command: Callable[..., None], capsys: pytest.CaptureFixture
+) -> None:
+    text = re.search(r'```yaml\n(.*?)```', (repo_root / 'README.md').read_text(), re.DOTALL).group(1)
+    path = tmp_path / 'readme.yaml'
+    path.write_text(text)
+    with pytest.raises(SystemExit):
+        torchgeo_command('fit', f'--config={path}', '--print_config')
+    printed, written = yaml.safe_load(capsys.readouterr().out), yaml.safe_load(text)
+    assert printed['model']['class_path'] == written['model']['class_path']
+    assert printed['model']['init_args'].items() >= written['model']['init_args'].items()
+    assert printed['data']['init_args']['sensor'] == 'naip'
+    inner = written['data']['init_args']['datamodule']
+    assert printed['data']['init_args']['datamodule']['init_args'].items() >= inner['init_args'].items()
