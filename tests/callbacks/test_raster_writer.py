@@ -17,9 +17,9 @@ import torch
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import from_origin
 from torch import Tensor
-from torchgeo.tasks import BaseTask
+from torchgeo.tasks import BaseTask, SemanticSegmentation
 
-from torchgeo_clay.callbacks import RasterWriter, ScenesLeftOut
+from torchgeo_clay.callbacks import RasterWriter, ScenesLeftOut, SensorMetadata
 from torchgeo_clay.datamodules import SceneDataModule
 from torchgeo_clay.datasets.scene import open_raster
 from torchgeo_clay.inference import MapStyle, predict_scene
@@ -78,7 +78,15 @@ def scenes(tmp_path: Path) -> Path:
     return folder
 
 
-def run(task: BaseTask, scenes: Any, out: Path, limit: Any = 1.0, writer: dict[str, Any] | None = None, **data: Any):
+def run(
+    task: BaseTask,
+    scenes: Any,
+    out: Path,
+    limit: Any = 1.0,
+    writer: dict[str, Any] | None = None,
+    callbacks: Any = (),
+    **data: Any,
+) -> None:
     options = {'chip': 32, 'stride': 24, 'batch_size': 5, 'unit_size': None, **data}
     module = SceneDataModule(scenes if isinstance(scenes, list) else str(scenes), **options)
     trainer = pl.Trainer(
@@ -86,7 +94,7 @@ def run(task: BaseTask, scenes: Any, out: Path, limit: Any = 1.0, writer: dict[s
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[RasterWriter(str(out), **(writer or {}))],
+        callbacks=[*callbacks, RasterWriter(str(out), **(writer or {}))],
         limit_predict_batches=limit,
     )
     trainer.predict(task, datamodule=module, return_predictions=False)
@@ -160,6 +168,26 @@ def test_binary_and_multilabel(scenes: Path, tmp_path: Path) -> None:
         found = file.read()
     assert found.shape == (2, 70, 90)
     assert ((found > 0) & (found < 1)).all()
+
+
+def test_torchgeos_own_task(scenes: Path, tmp_path: Path) -> None:
+    """Told what it sees by the callback `SensorMetadata`; some of its batches hold nothing."""
+    write_scene(scenes / 'c.tif', 300, 20, seed=2, empty=np.s_[70:230, :])
+    stock = SemanticSegmentation(
+        model='unet', backbone='tu-clay_tiny_patch8', in_channels=4, task='multiclass', num_classes=3, loss='ce'
+    )
+    run(stock, scenes, tmp_path / 'out', batch_size=2, callbacks=[SensorMetadata()])
+    with rasterio.open(tmp_path / 'out/c.tif') as file:
+        found = file.read(1)
+    assert (found[70:230] == 255).all()
+    assert (found[230:] < 3).all()
+
+
+def test_batches_without_data(segmentation: ClaySemanticSegmentation, tmp_path: Path) -> None:
+    scene = write_scene(tmp_path / 'c.tif', 300, 20, seed=2, empty=np.s_[70:230, :])
+    run(segmentation, scene, tmp_path / 'out', batch_size=2)
+    with rasterio.open(tmp_path / 'out/c.tif') as file:
+        assert (file.read(1)[230:] < 3).all()
 
 
 def test_a_run_that_was_stopped_goes_on(scenes: Path, tmp_path: Path) -> None:

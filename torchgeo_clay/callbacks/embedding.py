@@ -178,7 +178,7 @@ class EmbeddingWriter(Callback):
                 if share[i, y, x] > 0:
                     where = row + y * PATCH, col + x * PATCH
                     found.append((values[i, y, x], *where, PATCH, float(share[i, y, x]), when, gsd))
-        self.count, self.empty = self.count + len(values), self.empty + len(batch['empty'])
+        self.count, self.empty = self.count + len(batch['unit']), self.empty + len(batch['empty'])
         for unit, reason in batch['failed']:
             self.broken.add(unit)
             self.store.fail(self.mine[unit].key, self.mine[unit].source, reason)

@@ -218,7 +218,7 @@ class SceneDataModule(BaseDataModule):
             batch: of :class:`~torchgeo_clay.datamodules.scene_chips.ChipBatches`.
             dataloader_idx: ignored.
         """
-        if len(batch['image']):
+        if batch['unit']:
             check_batch(batch)
         return batch
 

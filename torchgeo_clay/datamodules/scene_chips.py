@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,8 @@ class ChipBatches(Dataset[dict[str, Any]]):
 
     A batch follows the contract of :mod:`torchgeo_clay.metadata`, raw and float32, and says of which windows it is too:
     ``unit``, B positions in the units; ``corner``, B upper left corners (row, column); ``empty``, the units of windows
-    left out as no pixel of theirs holds data; ``failed``, (unit, reason) of windows that could not be read.
+    left out as no pixel of theirs holds data; ``failed``, (unit, reason) of windows that could not be
+    read. Where no window is left, B is 0 for these, and the image is one without data.
     """
 
     def __init__(
@@ -70,15 +72,15 @@ class ChipBatches(Dataset[dict[str, Any]]):
         sensor = self.units[self.plan[index][0][0]].sensor
         return {**batch, **(default_collate(samples) if samples else self._nothing(sensor)), 'sensor': sensor}
 
-    def _nothing(self, sensor: str) -> dict[str, Any]:
-        """A batch of no sample."""
-        bands = len(self.rasters[sensor].sensor)
+    def _nothing(self, name: str) -> dict[str, Any]:
+        """A batch of no window: one image without data, as not every model takes none at all. Nothing is made of it."""
+        sensor, side = self.rasters[name].sensor, self.chip
         return {
-            'image': torch.zeros(0, bands, self.chip, self.chip),
-            'valid': torch.zeros(0, 1, self.chip, self.chip, dtype=torch.bool),
-            'wavelength': torch.zeros(0, bands),
-            'res': torch.zeros(0),
-            **{key: torch.zeros(0, dtype=torch.float64) for key in ('lat', 'lon', 'time')},
+            'image': torch.zeros(1, len(sensor), side, side),
+            'valid': torch.zeros(1, 1, side, side, dtype=torch.bool),
+            'wavelength': torch.tensor([sensor.wavelengths]),
+            'res': torch.tensor([sensor.gsd]),
+            **{key: torch.full((1,), math.nan, dtype=torch.float64) for key in ('lat', 'lon', 'time')},
         }
 
 

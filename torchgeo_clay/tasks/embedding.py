@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
@@ -117,7 +116,5 @@ class ClayEmbedding(BaseTask):
             batch_idx: ignored.
             dataloader_idx: ignored.
         """
-        if not len(batch['image']):
-            return torch.zeros(0, self.model.embed_dim, device=batch['image'].device)
         embedding: Tensor = self(batch)
         return embedding

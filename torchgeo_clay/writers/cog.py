@@ -32,7 +32,7 @@ _TILE = 256
 
 #: Bytes that GDAL may keep of rasters; by its own choice it is a twentieth of the machine's memory. (As a number
 #: rasterio takes GDAL_CACHEMAX for bytes, whatever its size; in the environment small ones are megabytes.)
-CACHE_BYTES = 64 << 20
+CACHE_BYTES = 32 << 20
 
 Colour = tuple[int, int, int]
 
