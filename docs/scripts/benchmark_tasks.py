@@ -39,7 +39,6 @@ METHODS = (
     'RCF',
 )
 RATES = {'frozen': 3e-3, 'LoRA': 2e-3, 'full': 5e-4, 'resnet18': 1e-3, 'RCF': 1e-2}
-BATCH = 16
 FEATURES = 192  # of RCF, as many as the tiny Clay has
 
 
@@ -95,7 +94,7 @@ def make_task(method: str, data: Benchmark, checkpoint: Path) -> LightningModule
     return ClaySemanticSegmentation(**common) if dense else ClayClassification(pooling='avg', **common)
 
 
-def run(method: str, data: Benchmark, checkpoint: Path, seed: int, steps: int) -> float:
+def run(method: str, data: Benchmark, checkpoint: Path, seed: int, steps: int, batch: int) -> float:
     """Train and test once.
 
     Returns:
@@ -103,8 +102,8 @@ def run(method: str, data: Benchmark, checkpoint: Path, seed: int, steps: int) -
     """
     seed_everything(seed)
     task = make_task(method, data, checkpoint)
-    repeats = 1 + -(-steps * BATCH // len(data.train))  # no epoch ends, as the stock schedule would validate then
-    train = DataLoader(data.train * repeats, BATCH, shuffle=True, drop_last=True)  # type: ignore[arg-type]
+    repeats = 1 + -(-steps * batch // len(data.train))  # no epoch ends, as the stock schedule would validate then
+    train = DataLoader(data.train * repeats, batch, shuffle=True, drop_last=True)  # type: ignore[arg-type]
     quiet = {
         'logger': False,
         'enable_checkpointing': False,
@@ -142,6 +141,7 @@ def main() -> None:
     parser.add_argument('--methods', nargs='+', default=list(METHODS), choices=METHODS)
     parser.add_argument('--seeds', type=int, default=2)
     parser.add_argument('--steps', type=int, default=150)
+    parser.add_argument('--batch', type=int, default=16)
     args = parser.parse_args()
     logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)
     warnings.filterwarnings('ignore')  # Lightning's advice on workers and logging
@@ -154,7 +154,7 @@ def main() -> None:
     for seed, name, method in product(range(args.seeds), args.data, args.methods):
         if (name, method, str(seed)) in done:
             continue
-        value = run(method, data[name], args.checkpoint, seed, args.steps)
+        value = run(method, data[name], args.checkpoint, seed, args.steps, args.batch)
         rows.append({'data': name, 'method': method, 'seed': str(seed), 'value': f'{value:.3f}'})
         with args.results.open('w', newline='') as file:
             writer = csv.DictWriter(file, list(rows[0]))
