@@ -11,6 +11,7 @@ __all__ = (
     'callbacks',
     'datamodules',
     'datasets',
+    'evaluation',
     'inference',
     'metadata',
     'models',
