@@ -399,3 +399,14 @@ def test_a_kill_leaves_no_half_file(task: ClayEmbedding, scenes: Path, tmp_path:
     # another process, with another number of threads, rounds sums differently
     np.testing.assert_allclose(np.stack(found['embedding']), np.stack(whole['embedding']), rtol=0, atol=1e-5)
     assert not list(folder.glob('.*'))
+
+
+@torch.inference_mode()  # as the trainer predicts
+def test_channels_in_another_order_are_refused(task: ClayEmbedding) -> None:
+    sensor = get_sensor('naip')
+    batch = {'image': torch.zeros(1, 4, 16, 16), 'sensor': 'naip', 'res': torch.ones(1)}
+    waves = torch.tensor([sensor.wavelengths])
+    assert task({**batch, 'wavelength': waves}).shape == (1, 192)
+    task.on_predict_start()
+    with pytest.raises(ValueError, match='naip: expected the wavelengths of red, green, blue, nir in this order'):
+        task({**batch, 'wavelength': waves.flip(1)})

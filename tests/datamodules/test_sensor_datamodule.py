@@ -420,3 +420,13 @@ class TestTorchGeosOwnData:
         np.testing.assert_allclose(batch['image'].numpy(), expected, atol=1e-5)
         assert batch['mask'].shape == (2, 8, 8)
         assert batches(datamodule, 'train')[1]['res'].max() < 10.02
+
+
+def test_nodata_is_the_mean_and_the_bands_are_told():
+    datamodule = SensorDataModule(chips(), 'naip', bands=['nir', 'red'], gsd=0.6)
+    raw = next(iter(setup(datamodule, 'val').val_dataloader()))
+    raw['image'][0, 1, 3, 5] = torch.nan
+    image = datamodule.on_after_batch_transfer(raw, 0)['image']
+    assert image[0, 1, 3, 5] == 0
+    assert torch.isfinite(image).all()
+    assert datamodule.selected['naip'].band_names == ('nir', 'red')

@@ -22,16 +22,12 @@ from torchgeo_clay.callbacks.embedding_rows import (
     show_rate,
     valid_shares,
 )
-from torchgeo_clay.datasets import SceneError
+from torchgeo_clay.callbacks.left_out import LeftOut, report_left_out
 from torchgeo_clay.datasets.windows import PATCH
 from torchgeo_clay.models.archive import tensor_digest
 from torchgeo_clay.writers import PartStore, embedding_table, read_metadata, write_patch_cog, write_quicklooks
 
-__all__ = ('EmbeddingWriter', 'ScenesLeftOut')
-
-
-class ScenesLeftOut(SceneError):
-    """All that could be done is written, but some scenes could not be used; the message names them."""
+__all__ = ('EmbeddingWriter',)
 
 
 class EmbeddingWriter(Callback):
@@ -40,7 +36,7 @@ class EmbeddingWriter(Callback):
     Each unit of chips is written as soon as it is done (see :class:`~torchgeo_clay.writers.PartStore`): a run that was
     killed goes on where it was when started again, on any number of processes, and ends with the same table. At the end
     the parts become one file. Scenes that can't be read are left out as a whole and named; the run then ends with
-    :class:`ScenesLeftOut`, hence with an exit code other than 0.
+    :class:`~torchgeo_clay.callbacks.ScenesLeftOut`, hence with an exit code other than 0.
     """
 
     def __init__(
@@ -49,7 +45,7 @@ class EmbeddingWriter(Callback):
         precision: Literal['float32', 'float16', 'int8'] = 'float32',
         crs: Literal['wgs84', 'scene'] = 'wgs84',
         overwrite: bool = False,
-        left_out: Literal['raise', 'warn'] = 'raise',
+        left_out: LeftOut = 'raise',
         quicklooks: bool = True,
         patch_cogs: bool = False,
         components: int | None = None,
@@ -226,12 +222,7 @@ class EmbeddingWriter(Callback):
             self._summarise(rows)
             if rows is not None:
                 self._draw(rows)
-        if failed:
-            said = ''.join(f'\n  {path}: {reason}' for path, reason in failed.items())
-            text = f'{len(failed)} files could not be used; {self.out} has all others:{said}'
-            if self.left_out == 'raise':
-                raise ScenesLeftOut(text)
-            rank_zero_info(text)
+        report_left_out(failed, f'{self.out} has all others', self.left_out)
 
     def _draw(self, rows: int) -> None:
         """Draw the table, and write the patches of each scene as a raster."""

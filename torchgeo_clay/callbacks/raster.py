@@ -9,7 +9,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import rasterio
 import torch.distributed
@@ -17,8 +17,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 import torchgeo_clay
-from torchgeo_clay.callbacks.embedding import ScenesLeftOut
 from torchgeo_clay.callbacks.embedding_rows import datamodule_of, show_rate
+from torchgeo_clay.callbacks.left_out import LeftOut, report_left_out
 from torchgeo_clay.callbacks.raster_files import RUN, check_apart, is_done, map_paths, remove_halves, style_of
 from torchgeo_clay.datamodules.units import Unit
 from torchgeo_clay.inference.dense import Blender, check_answer
@@ -51,7 +51,7 @@ class RasterWriter(Callback):
         colours: list[list[int]] | None = None,
         threshold: float = 0.5,
         overwrite: bool = False,
-        left_out: Literal['raise', 'warn'] = 'raise',
+        left_out: LeftOut = 'raise',
     ) -> None:
         """Initialise.
 
@@ -277,12 +277,7 @@ class RasterWriter(Callback):
         for more, _ in said:
             failed |= more
         self._summarise(sum(missing for _, missing in said))
-        if failed:
-            lines = ''.join(f'\n  {path}: {reason}' for path, reason in failed.items())
-            text = f'{len(failed)} files could not be used; {self.out} has maps of all others:{lines}'
-            if self.left_out == 'raise':
-                raise ScenesLeftOut(text)
-            rank_zero_info(text)
+        report_left_out(failed, f'{self.out} has maps of all others', self.left_out)
 
     def _summarise(self, missing: int) -> None:
         """Say how many maps were made how fast, and how many are missing."""

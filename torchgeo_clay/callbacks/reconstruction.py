@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torchgeo_clay.datamodules.selected import sensor_of
 from torchgeo_clay.metadata import Conditioning
 from torchgeo_clay.models.masking import Masking
 from torchgeo_clay.models.teacher import teacher_rgb
@@ -170,7 +171,7 @@ class ReconstructionPlot(Callback):
             pixels = model.reconstruct(some['image'], **vars(conditioning), noise=some['noise'])
         mask = Masking.from_noise(some['noise'], model.mask_ratio).mask
         target = torch.where(some['valid'], some['target'], torch.nan)
-        figure = plot_reconstruction(target, pixels, mask, task.sensor_of(batch), some['res'], name)
+        figure = plot_reconstruction(target, pixels, mask, sensor_of(task, batch), some['res'], name)
         self._write(trainer, figure, name)
 
     def _write(self, trainer: Trainer, figure: Figure, name: str) -> None:

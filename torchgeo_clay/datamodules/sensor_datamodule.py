@@ -141,6 +141,11 @@ class SensorDataModule(BaseDataModule):
             if isinstance(dataset, Dataset):
                 setattr(self, name, self._wrap(dataset))
 
+    @property
+    def selected(self) -> dict[str, Sensor]:
+        """Name of the sensor → the sensor, with the bands that the model gets; empty before any data was set up."""
+        return {} if self._current is None else {self._current.sensor.name: self._current.sensor}
+
     def _adopt_augmentations(self, sensor: Sensor) -> None:
         """Take the normalisation out of everything the wrapped datamodule may call on a batch."""
         share_masks(self.datamodule, *vars(self.datamodule))

@@ -8,13 +8,12 @@ off what is not, so an augmentation that has them gets the pixels divided by one
 
 from __future__ import annotations
 
-from typing import Any
-
 import kornia.augmentation as K
 import torch
 from kornia.augmentation import IntensityAugmentationBase2D
 from torch import Tensor, nn
 
+from torchgeo_clay.datamodules.transforms import normalize
 from torchgeo_clay.sensors import Sensor
 
 __all__ = ('find_normalizations', 'intensity_scale', 'normalize_image', 'replace_normalizations')
@@ -77,9 +76,7 @@ def normalize_image(image: Tensor, sensor: Sensor, scale: float = 1.0) -> Tensor
         scale: what the pixels were divided by.
 
     Returns:
-        float32, of the same shape.
+        float32, of the same shape; zero, the mean of the training data, where a pixel is not finite (nodata).
     """
-    statistics: dict[str, Any] = {'dtype': torch.float32, 'device': image.device}
-    mean = torch.tensor(sensor.mean, **statistics)[:, None, None]
-    std = torch.tensor(sensor.std, **statistics)[:, None, None]
-    return (image.float() * scale - mean) / std
+    statistics = [torch.tensor(v, dtype=torch.float32, device=image.device) for v in (sensor.mean, sensor.std)]
+    return normalize(image.float() * scale, torch.isfinite(image), *statistics)

@@ -158,7 +158,7 @@ def wavelengths_of(dataset: Dataset[Any]) -> dict[str, float] | None:
     if isinstance(found, Mapping):
         return {n: float(found[n.removeprefix('SR_')]) for n in names or () if n.removeprefix('SR_') in found} or None
     if isinstance(found, Tensor | Sequence) and names is not None and len(names) % max(len(found), 1) == 0:
-        return dict(zip(names, map(float, found), strict=False)) or None
+        return dict(zip(names[: len(found)], map(float, found), strict=True)) or None
     return None
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchgeo.tasks import BaseTask
 
+from torchgeo_clay.datamodules.selected import sensor_of
 from torchgeo_clay.metadata import Conditioning, LatLonOrder
 from torchgeo_clay.models import Clay, FoldedClay, builders
 from torchgeo_clay.models.weights import choose
-from torchgeo_clay.sensors import Sensor, get_sensor
 
 __all__ = ('ClayEmbedding',)
 
@@ -67,11 +67,6 @@ class ClayEmbedding(BaseTask):
         """Build the encoder."""
         self.model = getattr(builders, self.hparams['model'])(weights=self.weights)
 
-    def sensor_of(self, batch: dict[str, Any]) -> Sensor:
-        """The sensor of a batch, with the bands the datamodule selected."""
-        selected = getattr(getattr(self._trainer, 'datamodule', None), 'selected', {})
-        return selected[batch['sensor']] if batch['sensor'] in selected else get_sensor(batch['sensor'])
-
     def on_predict_start(self) -> None:
         """Forget what was folded before the model got its device or other weights."""
         self._folded.clear()
@@ -104,7 +99,13 @@ class ClayEmbedding(BaseTask):
         """The encoder folded for a batch's sensor; its blocks are those of the model."""
         name = batch['sensor']
         if name not in self._folded:
-            sensor = self.sensor_of(batch)
+            sensor = sensor_of(self, batch)
+            told, waves = batch['wavelength'][0].tolist(), sensor.wavelengths  # looked at once per sensor
+            if any(abs(a - b) > 1e-4 for a, b in zip(told, waves, strict=True)):
+                raise ValueError(
+                    f'{name}: expected the wavelengths of {", ".join(sensor.band_names)} in this order, {waves} µm, '
+                    f'got {told}. Give the trainer the datamodule that the batches are of.'
+                )
             self._folded[name] = self.model.fold(sensor, copy=False)
         return self._folded[name]
 

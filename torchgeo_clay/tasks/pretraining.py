@@ -5,28 +5,34 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any, Literal, cast
 
+import torch.distributed
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchgeo.tasks import BaseTask
 
 import torchgeo_clay.models
+from torchgeo_clay.datamodules.selected import sensor_of
 from torchgeo_clay.metadata import Conditioning, LatLonOrder
 from torchgeo_clay.models import ClayMAE, MAEOutput
 from torchgeo_clay.models.teacher import teacher_rgb
-from torchgeo_clay.sensors import Sensor, get_sensor
 from torchgeo_clay.tasks.recipes import cosine, published
+from torchgeo_clay.tasks.taught import TaughtTask, teacher_options
 
 __all__ = ('ClayPretraining',)
 
 _MODELS = tuple(f'clay_mae_{size}_patch8' for size in ('tiny', 'small', 'base', 'large'))
-_TEACHER = 'model.teacher.'
 
 
-class ClayPretraining(BaseTask):
+def _counted(batch: dict[str, Any]) -> int:
+    """How many samples of a batch count: all, but where a rank has none of its own left."""
+    return batch.get('counted', batch['image'].shape[0])
+
+
+class ClayPretraining(TaughtTask):
     """Pretrain Clay: reconstruct masked patches, and represent chips as a teacher does.
 
     Batches are those of :class:`~torchgeo_clay.datamodules.ClayPretrainDataModule`, which draws whatever is random:
@@ -56,6 +62,7 @@ class ClayPretraining(BaseTask):
         t_mult: int = 2,
         grad_checkpointing: bool = False,
         latlon_order: LatLonOrder = 'latlon',
+        teacher_targets: str | None = None,
     ) -> None:
         """Initialize the task.
 
@@ -80,9 +87,12 @@ class ClayPretraining(BaseTask):
             grad_checkpointing: recompute the encoder's activations in the backward pass, to save memory.
             latlon_order: order of latitude and longitude in the place code; the release's documents say ``latlon``, but
                 its training chips may have been ``lonlat``.
+            teacher_targets: a folder to keep the teacher's answers in, for chips (``.npz``) of at most ``patch_size``
+                pixels: those that are not there yet are computed at the start, of the chips as they are, not flipped,
+                and the teacher takes no part in training. None for a teacher that looks at every batch.
 
         Raises:
-            ValueError: for an unknown model or recipe, or values out of range.
+            ValueError: for an unknown model or recipe, values out of range, or targets without a teacher.
         """
         if model not in _MODELS:
             raise ValueError(f'model: expected one of {", ".join(_MODELS)}, got {model!r}.')
@@ -96,7 +106,7 @@ class ClayPretraining(BaseTask):
         hparams = self.hparams
         self.model = getattr(torchgeo_clay.models, hparams['model'])(
             weights=self.weights,
-            teacher=hparams['teacher'],
+            **teacher_options(hparams),
             representation_weight=hparams['representation_weight'],
             norm_pix_loss=hparams['norm_pix_loss'],
             mask_ratio=hparams['mask_ratio'],
@@ -127,26 +137,18 @@ class ClayPretraining(BaseTask):
         config = {'optimizer': pair[0], 'lr_scheduler': {'scheduler': pair[1], 'interval': 'step'}}
         return cast(OptimizerLRScheduler, config)
 
-    def sensor_of(self, batch: dict[str, Any]) -> Sensor:
-        """The sensor of a batch, with the bands the datamodule selected."""
-        datamodule = getattr(self._trainer, 'datamodule', None)
-        selected = dict(getattr(datamodule, 'selected', {}))
-        for split in ('train', 'val', 'test'):  # of SensorDataModule, which may have a sensor that no table has
-            if isinstance(own := getattr(getattr(datamodule, f'{split}_dataset', None), 'sensor', None), Sensor):
-                selected.setdefault(own.name, own)
-        return selected[batch['sensor']] if batch['sensor'] in selected else get_sensor(batch['sensor'])
-
-    def reconstruction(self, batch: dict[str, Any]) -> MAEOutput:
+    def reconstruction(self, batch: dict[str, Any], share: Callable[[Tensor], Tensor] | None = None) -> MAEOutput:
         """Run the autoencoder on a batch.
 
         Args:
             batch: see :class:`~torchgeo_clay.datamodules.ClayPretrainDataModule`. Without ``target`` it is the image,
                 without ``valid`` all of it counts, and without ``noise`` masks are drawn here.
+            share: see :func:`~torchgeo_clay.models.losses.masked_l1`; None for the loss of this batch alone.
 
         Returns:
             Losses, prediction and mask.
         """
-        sensor = self.sensor_of(batch)
+        sensor = sensor_of(self, batch)
         conditioning = Conditioning.from_batch(batch, self.hparams['latlon_order'])
         output: MAEOutput = self(
             batch['image'],
@@ -158,20 +160,35 @@ class ClayPretraining(BaseTask):
             target=batch.get('target'),
             valid=batch.get('valid'),
             rgb=None if self.model.teacher is None else teacher_rgb(batch.get('target', batch['image']), sensor),
+            teacher_target=batch.get('teacher_target'),
             loss_scale=sensor.loss_scale,
+            share=share,
         )
         return output
 
+    def _share(self, batch: dict[str, Any]) -> Callable[[Tensor], Tensor] | None:
+        """On several ranks, what makes the mean of their losses the loss of all their samples; all have to call it."""
+        if self.trainer.world_size == 1 or 'valid' not in batch:
+            return None
+        samples = _counted(batch)
+
+        def share(patches: Tensor) -> Tensor:
+            both = torch.stack((patches, torch.full_like(patches, samples)))
+            torch.distributed.all_reduce(both)
+            return both[0] * samples / both[1]
+
+        return share
+
     def _step(self, batch: dict[str, Any], split: str) -> Tensor:
         """Run a batch and log its losses, in all and of its sensor."""
-        output = self.reconstruction(batch)
+        output = self.reconstruction(batch, self._share(batch))
         losses = {'loss': output.loss, 'reconstruction_loss': output.reconstruction_loss}
-        if self.model.teacher is not None:
+        if self.model.proj is not None:
             losses['representation_loss'] = output.representation_loss
         for name, value in losses.items():
             for key in (f'{split}_{name}', f'{split}_{name}/{batch["sensor"]}'):
                 bar = key == f'{split}_loss'
-                size = batch['image'].shape[0]
+                size = _counted(batch)
                 self.log(key, value, batch_size=size, prog_bar=bar, on_step=False, on_epoch=True, sync_dist=True)
         return output.loss
 
@@ -217,20 +234,3 @@ class ClayPretraining(BaseTask):
             batch_idx: ignored.
         """
         self._step(batch, 'test')
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave the frozen teacher out of checkpoints: its name, in the hyperparameters, brings it back.
-
-        Args:
-            checkpoint: to be saved.
-        """
-        checkpoint['state_dict'] = {k: v for k, v in checkpoint['state_dict'].items() if not k.startswith(_TEACHER)}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the teacher, which is here already, into the checkpoint that is loaded strictly.
-
-        Args:
-            checkpoint: as saved.
-        """
-        teacher = {k: v for k, v in self.state_dict().items() if k.startswith(_TEACHER)}
-        checkpoint['state_dict'] = {**checkpoint['state_dict'], **teacher}
