@@ -26,7 +26,8 @@ class Echo(Dataset):
     def __getitem__(self, key):
         failures = [(f'{key.number}.tif', 'broken')] if key.number < self.broken else []
         image = torch.tensor([key.epoch, key.number])
-        return {'image': image, 'index': torch.tensor(key.number), 'sensor': key.sensor, 'failures': failures}
+        more = {'sensor': key.sensor, 'path': f'{key.number}.tif', 'counts': key.counts, 'failures': failures}
+        return {'image': image, 'index': torch.tensor(key.number), **more}
 
 
 def loader(world: int = 1, rank: int = 0, progress=None, identity=IDENTITY, **options) -> ResumableLoader:

@@ -97,8 +97,9 @@ def test_an_evaluation_visits_everything_once(sizes, world, batch):
     assert Counter(keys) == Counter(PatchKey(n, 0, i) for n, size in sizes.items() for i in range(size))
     for step in range(len(plan)):
         parts = [rank_part(plan.keys(step), rank, world) for rank in range(world)]
-        assert len({len(part) for part in parts}) == 1
-        assert {key for part in parts for key in part} == set(plan.keys(step))
+        assert [key for part in parts for key in part if key.counts] == plan.keys(step)
+        assert all(parts)  # a rank without a batch would leave the others waiting
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_generators_differ_by_every_argument():

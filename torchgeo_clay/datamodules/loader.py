@@ -74,7 +74,7 @@ class PlannedLoader:
             rank: number of this rank.
             world_size: number of ranks.
             num_workers: number of worker processes, 0 to load in this one.
-            max_failures: how many scenes may fail while read before the run is stopped.
+            max_failures: how many scenes may fail while this rank reads them before the run is stopped.
         """
         self.dataset, self.num_workers, self.max_failures = dataset, num_workers, max_failures
         self.plan = plan

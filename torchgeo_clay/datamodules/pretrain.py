@@ -11,6 +11,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from torchgeo_clay.datamodules.agreement import check_agreement, describe_parts
 from torchgeo_clay.datamodules.checks import check_at_least, check_patch_size, check_precision, check_share
 from torchgeo_clay.datamodules.folders import find_folders
 from torchgeo_clay.datamodules.loader import PlannedLoader, Progress, ResumableLoader
@@ -45,6 +46,7 @@ class ClayPretrainDataModule(ResumableDataModule):
     * ``wavelength`` (B, C) µm · ``res`` (B,) metres per pixel, float32
     * ``lat``, ``lon`` (B,) degrees WGS84 · ``time`` (B,) seconds UTC, float64, NaN for unknown
     * ``index`` (B,) int64, number of the sample · ``sensor`` name of the folder, a string
+    * ``paths``, the files they were read from · ``counted``, B but where a rank has no sample of its own left
     """
 
     def __init__(
@@ -86,7 +88,7 @@ class ClayPretrainDataModule(ResumableDataModule):
             weights: per folder, file → share of the draws of training; a ``weights.csv`` in the folder does the same.
             synthetic: whether to write simulated scenes to ``root``, where there are none yet, and use them; or the
                 arguments of :class:`~torchgeo_clay.datasets.SyntheticScenes` to write others than its default.
-            max_failures: scenes that may fail while read before a run is stopped.
+            max_failures: scenes that may fail while read before a run is stopped; each rank counts its own.
 
         Raises:
             ValueError: for values out of range.
@@ -129,11 +131,11 @@ class ClayPretrainDataModule(ResumableDataModule):
 
         Raises:
             ValueError: for a root without scenes that can be read, a batch larger than a sensor's data, or a precision
-                that can't hold time and place.
+                that can't hold time and place; on several ranks also for data that is not the same on all.
         """
         check_precision(None if self.trainer is None else self.trainer.precision)
         if not self._parts:
-            self._split(self._scan())
+            check_agreement(self._look)
         if stage == 'fit':
             self.train_dataset = PretrainDataset(
                 self._parts['train'],
@@ -148,6 +150,11 @@ class ClayPretrainDataModule(ResumableDataModule):
         self.val_dataset = PretrainDataset(
             self._parts['val'], self.patch_size, train=False, seed=self.seed, min_valid=self.min_valid
         )
+
+    def _look(self) -> dict[str, tuple[int, str]]:
+        """Look at the scenes of this rank and describe them for the others."""
+        self._split(self._scan())
+        return describe_parts(self._parts)
 
     def _scan(self) -> dict[str, ScannedFolder]:
         """Look at all folders and log what they hold."""
@@ -198,9 +205,7 @@ class ClayPretrainDataModule(ResumableDataModule):
             'patch_size': self.patch_size,
             'min_valid': self.min_valid,
             'patches per epoch': dict(sizes),
-            'scenes': {
-                name: part.digest(self.selected[name].band_names) for name, part in self._parts['train'].items()
-            },
+            'scenes': {n: part.digest(self.selected[n].band_names) for n, part in self._parts['train'].items()},
         }
 
     def train_dataloader(self) -> ResumableLoader:
@@ -242,14 +247,8 @@ class ClayPretrainDataModule(ResumableDataModule):
             return []
         rank, world = self._world
         plan = plan_evaluation(dataset.sizes, self.batch_size * world)
-        loader = PlannedLoader(
-            dataset,
-            lambda epoch: plan,
-            rank=rank,
-            world_size=world,
-            num_workers=self.num_workers,
-            max_failures=self.max_failures,
-        )
+        options = {'num_workers': self.num_workers, 'max_failures': self.max_failures}
+        loader = PlannedLoader(dataset, lambda epoch: plan, rank=rank, world_size=world, **options)
         self._loaders.append(loader)
         return loader
 

@@ -87,7 +87,8 @@ class PretrainDataset(Dataset[dict[str, Any]]):
         Returns:
             ``image`` (C, H, W) in the sensor's units; ``valid`` (1, H, W) bool; ``wavelength`` (C,); ``res``, ``lat``,
             ``lon``, ``time`` (); ``band_mask`` (C,) bool; ``noise`` (L,); ``index`` (); ``sensor``, a string;
-            ``failures``, (path, reason) of the scenes that could not be read and were replaced.
+            ``path``, the file it was read from; ``counts``, the key's; ``failures``, (path, reason) of the scenes that
+            could not be read and were replaced. A sample that does not count has no valid pixel.
 
         Raises:
             OSError: if none of the scenes tried can be read.
@@ -101,7 +102,10 @@ class PretrainDataset(Dataset[dict[str, Any]]):
             noise = draw_noise(rng_of('validation', self.seed, key.sensor, 0, key.number), self._tokens)
             sample['noise'] = torch.from_numpy(noise)
         sample['image'], sample['valid'] = place_patch(sample['image'], sample['valid'], self.patch_size)
-        return {**sample, 'index': torch.tensor(key.number), 'sensor': key.sensor, 'failures': failures}
+        if not key.counts:
+            sample['valid'] = torch.zeros_like(sample['valid'])
+        more = {'sensor': key.sensor, 'counts': key.counts, 'failures': failures}
+        return {**sample, 'index': torch.tensor(key.number), **more}
 
     @property
     def _tokens(self) -> int:
@@ -141,7 +145,7 @@ class PretrainDataset(Dataset[dict[str, Any]]):
         finite = torch.isfinite(sample['image'])
         sample['image'] = torch.where(finite, sample['image'], 0)
         sample['valid'] = sample['valid'] & finite.all(dim=0, keepdim=True)
-        return sample
+        return {**sample, 'path': region.path}
 
     def _training_places(self, key: PatchKey) -> Iterator[Place]:
         """Random places in the scene of a key, then in other scenes; at last all of it, until one has any data."""
@@ -214,8 +218,8 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         samples: see :meth:`PretrainDataset.__getitem__`.
 
     Returns:
-        The tensors stacked, ``sensor`` as a string, ``failures`` as one list. Images of different dtypes, as scenes of
-        one sensor may have, become float32.
+        The tensors stacked, ``sensor`` as a string, ``paths`` of the files, ``counted``, how many samples count, and
+        ``failures`` as one list. Images of different dtypes, as scenes of one sensor may have, become float32.
     """
     images = [sample['image'] for sample in samples]
     if len({image.dtype for image in images}) > 1:
@@ -226,4 +230,6 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if isinstance(value, Tensor) and name != 'image'
     }
     failures = list(dict.fromkeys(chain.from_iterable(sample['failures'] for sample in samples)))
+    batch['paths'] = [sample['path'] for sample in samples]
+    batch['counted'] = sum(sample['counts'] for sample in samples)
     return {'image': torch.stack(images), **batch, 'sensor': samples[0]['sensor'], 'failures': failures}

@@ -47,6 +47,19 @@ class ResumableDataModule(BaseDataModule):
         """The position of the training loader, for Lightning's checkpoints."""
         return {} if self._train_loader is None else {'train_loader': self._train_loader.state_dict()}
 
+    def on_exception(self, exception: BaseException) -> None:
+        """Say what can be done where a worker process died; PyTorch raises that from wherever training is.
+
+        Args:
+            exception: what ends the run.
+        """
+        if isinstance(exception, RuntimeError) and str(exception).startswith('DataLoader worker'):
+            exception.add_note(
+                'A process that loads data died. Most often the machine ran out of memory: lower num_workers or '
+                'batch_size (with shared memory too small, as in containers, raise it, --shm-size). Resume from the '
+                'last checkpoint with --ckpt_path: no sample is lost or seen twice but those of the step in flight.'
+            )
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep a position for the training loader that will be made; validating and testing have no use for it.
 

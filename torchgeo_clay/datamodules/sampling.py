@@ -41,11 +41,13 @@ class PatchKey(NamedTuple):
         sensor: name of the sensor's folder.
         epoch: number of the epoch, 0 for evaluation.
         number: number of the sample among the sensor's samples of that epoch.
+        counts: False for a sample that only keeps a rank busy which has none of its own, see :func:`rank_part`.
     """
 
     sensor: str
     epoch: int
     number: int
+    counts: bool = True
 
 
 def rng_of(purpose: str, seed: int, sensor: str = '', epoch: int = 0, number: int = 0) -> np.random.Generator:
@@ -233,13 +235,15 @@ def rank_part(keys: list[PatchKey], rank: int, world_size: int) -> list[PatchKey
         world_size: number of ranks.
 
     Returns:
-        Equally many keys for every rank. Where they don't divide, as in the last batch of an evaluation, the first
-        keys are taken twice: a rank without a batch would leave the others waiting in a collective call.
+        The keys in order, cut into parts: equal ones in training, whose batches divide. In the last batch of a
+        sensor's evaluation they may differ by one, and where it holds fewer keys than there are ranks, those without
+        one take the first with ``counts=False``: without a batch they would leave the others waiting in a collective
+        call.
 
     Raises:
         ValueError: if ``rank`` isn't one of ``world_size`` ranks.
     """
     if not 0 <= rank < world_size:
         raise ValueError(f'Expected a rank from 0 to {world_size - 1}, got {rank}.')
-    each = math.ceil(len(keys) / world_size)
-    return [keys[i % len(keys)] for i in range(rank * each, (rank + 1) * each)]
+    start, stop = (math.ceil(r * len(keys) / world_size) for r in (rank, rank + 1))
+    return keys[start:stop] or [keys[0]._replace(counts=False)]

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,7 +13,13 @@ from torch import Tensor
 __all__ = ('masked_l1', 'representation_loss')
 
 
-def masked_l1(prediction: Tensor, target: Tensor, valid: Tensor | None = None, normalise: bool = False) -> Tensor:
+def masked_l1(
+    prediction: Tensor,
+    target: Tensor,
+    valid: Tensor | None = None,
+    normalise: bool = False,
+    share: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Mean absolute error: mean per patch, then mean over patches, in float32.
 
     Args:
@@ -19,6 +27,9 @@ def masked_l1(prediction: Tensor, target: Tensor, valid: Tensor | None = None, n
         target: (B, M, K) what they should be.
         valid: (B, M, K) bool, False where the target is nodata; a patch without any valid pixel does not count.
         normalise: compare with each patch's target brought to zero mean and unit variance (``norm_pix_loss``).
+        share: makes of the number of patches that count here, (), the number to divide by. On several ranks it is the
+            mean over them, so that the mean of their losses is the loss of all their samples, whereas a mean of means
+            gives more weight to patches of the rank with more nodata. None for this number itself.
 
     Returns:
         () loss; zero if nothing is valid.
@@ -38,7 +49,8 @@ def masked_l1(prediction: Tensor, target: Tensor, valid: Tensor | None = None, n
         target = (target - mean) / (variance + 1e-6) ** 0.5
     per_patch = (weight * (prediction - target).abs()).sum(-1) / count.squeeze(-1).clamp(min=1)
     seen = (count.squeeze(-1) > 0).float()
-    return (per_patch * seen).sum() / seen.sum().clamp(min=1)
+    divisor = seen.sum() if share is None else share(seen.sum())
+    return (per_patch * seen).sum() / torch.where(divisor > 0, divisor, 1)
 
 
 def representation_loss(projection: Tensor, target: Tensor) -> Tensor:

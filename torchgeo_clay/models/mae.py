@@ -8,7 +8,7 @@ teacher's. Sources: https://arxiv.org/abs/2111.06377 (MAE) and https://github.co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -106,6 +106,7 @@ class ClayMAE(nn.Module):
         rgb: Tensor | None = None,
         teacher_target: Tensor | None = None,
         loss_scale: float = 1.0,
+        share: Callable[[Tensor], Tensor] | None = None,
     ) -> MAEOutput:
         """Mask, encode, decode, compare.
 
@@ -121,6 +122,8 @@ class ClayMAE(nn.Module):
             rgb: (B, 3, H, W) normalised, what the teacher sees.
             teacher_target: (B, T) the teacher's cached answer, instead of ``rgb``.
             loss_scale: factor on the reconstruction loss, 0.1 for MODIS: the sensor's ``loss_scale``.
+            share: on several ranks, what the sum over patches is divided by, see
+                :func:`~torchgeo_clay.models.losses.masked_l1`.
 
         Returns:
             Losses (float32), the prediction for the masked patches, and the mask.
@@ -140,6 +143,7 @@ class ClayMAE(nn.Module):
             self._masked_patches(padded if target is None else self.encoder.patch_embed.pad(target), masking),
             None if valid is None else self._masked_patches(valid, masking),
             self.norm_pix_loss,
+            share,
         )
         if self.proj is None:
             return MAEOutput(reconstruction, reconstruction, torch.zeros_like(reconstruction), prediction, masking.mask)
@@ -213,7 +217,6 @@ class ClayMAE(nn.Module):
         code = self.encoder.position_code(grid, x.shape[0], conditioning)
         return self.encoder.encode(self.encoder.prepend_class_token(tokens + take(code, masking.visible)))
 
-    @torch.no_grad()
     def _teacher_answer(self, rgb: Tensor | None) -> Tensor:
         """What the teacher says of an RGB image: (B, 3, H, W) → (B, T)."""
         if self.teacher is None or rgb is None:
@@ -221,4 +224,6 @@ class ClayMAE(nn.Module):
                 'The representation loss needs what the teacher sees, rgb (B, 3, H, W), or its cached answer, '
                 f'teacher_target (B, T); got {"no rgb" if rgb is None else "no teacher"} and no teacher_target.'
             )
-        return self.teacher(resize_for_teacher(rgb))
+        with torch.no_grad():  # not inference mode: torch.compile fails to trace that inside a step with gradients
+            answer: Tensor = self.teacher(resize_for_teacher(rgb))
+        return answer

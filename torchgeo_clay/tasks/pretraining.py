@@ -188,7 +188,8 @@ class ClayPretraining(TaughtTask):
         for name, value in losses.items():
             for key in (f'{split}_{name}', f'{split}_{name}/{batch["sensor"]}'):
                 bar = key == f'{split}_loss'
-                size = _counted(batch)
+                # not an int, of which Lightning takes the mean over ranks rounded down
+                size: Any = float(_counted(batch))
                 self.log(key, value, batch_size=size, prog_bar=bar, on_step=False, on_epoch=True, sync_dist=True)
         return output.loss
 
