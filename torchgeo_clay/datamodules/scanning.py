@@ -23,6 +23,7 @@ from torchgeo_clay.datamodules.folders import WEIGHTS_FILE, SensorFolder, find_f
 from torchgeo_clay.datamodules.pretrain_dataset import READ_ERRORS
 from torchgeo_clay.datamodules.scenes import PatchSource, Region, SensorScenes, read_weights
 from torchgeo_clay.datasets import ClayChips, SceneError, SensorRaster
+from torchgeo_clay.datasets.teacher_targets import ChipTargets
 from torchgeo_clay.sensors import Sensor
 
 __all__ = ('ChipScenes', 'ScannedFolder', 'chip_size', 'scan_folder')
@@ -34,9 +35,10 @@ class ChipScenes:
     """Chips as scenes: patches of a chip are cut out of it, at the place and time of the whole chip."""
 
     def __init__(self, chips: ClayChips) -> None:
-        """Initialise."""
+        """Initialise; :mod:`torchgeo_clay.datamodules.teaching` may add targets."""
         self.chips = chips
         self.sensor: Sensor = chips.sensor
+        self.targets: ChipTargets | None = None
 
     def patch(self, scene: int, row: int, col: int, size: tuple[int, int]) -> Sample:
         """Cut a patch out of a chip.
@@ -48,11 +50,13 @@ class ChipScenes:
             size: rows and columns.
 
         Raises:
-            SceneError: if the chip can't be read.
+            SceneError: if the chip can't be read, or has changed since its targets were looked up.
         """
         sample = self.chips[scene]
         for name in ('image', 'valid'):
             sample[name] = sample[name][:, row : row + size[0], col : col + size[1]].clone()
+        if self.targets is not None:
+            sample['teacher_target'] = self.targets[scene]
         return sample
 
     def close(self) -> None:
