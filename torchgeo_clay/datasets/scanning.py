@@ -18,16 +18,17 @@ from torchgeo_clay.sensors import Sensor
 
 __all__ = ('list_rasters', 'log_assumptions', 'nothing_left', 'scan_scenes')
 
-# What lies beside rasters without being one: GDAL's sidecars and Clay's chips, which have a dataset of their own.
-_BESIDE = ('.aux.xml', '.ovr', '.msk', '.npz')
+# What lies beside rasters without being one: GDAL's sidecars, Clay's chips, which have a dataset of their own, and the
+# sensor.yaml and weights.csv of a folder of pretraining.
+_BESIDE = ('.aux.xml', '.ovr', '.msk', '.npz', '.yaml', '.yml', '.csv')
 
 
 def list_rasters(paths: Path | Iterable[Path]) -> list[str]:
     """Files that may be rasters, sorted: the files given, and all in the folders given.
 
     Args:
-        paths: files, URLs, and folders, which are searched through. Hidden files, GDAL's sidecars and ``.npz`` are
-            left out.
+        paths: files, URLs, and folders, which are searched through. Hidden files, GDAL's sidecars, ``.npz``, YAML and
+            CSV are left out.
 
     Raises:
         ValueError: for a path that does not exist.
