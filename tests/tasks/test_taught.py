@@ -182,6 +182,17 @@ def test_with_flips_validation_is_the_same_and_training_asks_for_the_answer_to_t
     assert flipped
 
 
+def test_a_teacher_that_comes_along_is_asked_even_if_the_data_has_targets_of_another(root, tmp_path):
+    data = make_data(root, sensors=['naip'])
+    other = make_trainer(tmp_path)
+    other.validate(make_task(tmp_path / 'store', 'clay_test_teacher_other'), datamodule=data, verbose=False)
+    results = [
+        make_trainer(tmp_path).validate(make_task(None), datamodule=held, verbose=False)[0]
+        for held in (data, make_data(root, sensors=['naip']))
+    ]
+    assert results[0] == results[1]
+
+
 def test_weights_that_hold_a_teacher_teach_as_if_it_came_along(root, tmp_path):
     task = make_task(None, 'clay_test_teacher_other')
     path = tmp_path / 'released.ckpt'

@@ -47,6 +47,7 @@ class ClayPretrainDataModule(ResumableDataModule):
     * ``lat``, ``lon`` (B,) degrees WGS84 · ``time`` (B,) seconds UTC, float64, NaN for unknown
     * ``index`` (B,) int64, number of the sample · ``sensor`` name of the folder, a string
     * ``paths``, the files they were read from · ``counted``, B but where a rank has no sample of its own left
+    * ``teacher_target`` (B, T) float32, with ``ClayPretraining(teacher_targets=…)`` alone
     """
 
     def __init__(

@@ -160,7 +160,7 @@ class ClayPretraining(TaughtTask):
             target=batch.get('target'),
             valid=batch.get('valid'),
             rgb=None if self.model.teacher is None else teacher_rgb(batch.get('target', batch['image']), sensor),
-            teacher_target=batch.get('teacher_target'),
+            teacher_target=batch.get('teacher_target') if self.model.teacher is None else None,
             loss_scale=sensor.loss_scale,
             share=share,
         )
