@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,9 +27,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
           - class_path: torchgeo_clay.callbacks.AtomicCheckpoints
     """
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Save a checkpoint.
 
         Args:
@@ -44,7 +43,8 @@ class AtomicCheckpoints(TorchCheckpointIO):
             return
         with atomic(path) as partial:
             try:
-                torch.save(checkpoint, partial)
+                with open(partial, 'wb') as file:  # of a path PyTorch would not say why it can't be written to
+                    torch.save(checkpoint, file)
             except RuntimeError as error:  # what PyTorch's writer makes of a full disk, whose own error came before
                 raise OutputError(
                     f'{os.fspath(path)}: the checkpoint could not be written ({error.__context__ or error}). Is there '

@@ -28,7 +28,8 @@ def describe_parts(parts: Mapping[str, Mapping[str, SensorScenes]]) -> dict[str,
         parts: ``train`` and ``val`` → sensor → its scenes.
 
     Returns:
-        Part and sensor, in words → number of scenes and a fingerprint of their names, sizes and weights, and of the sensor.
+        Part and sensor, in words → number of scenes and a fingerprint of their names, sizes and weights and of the
+        sensor.
     """
     return {
         f'{name} ({split})': (len(part), part.digest(part.sensor))

@@ -22,6 +22,17 @@ __all__ = ('PlannedLoader', 'Progress', 'ResumableLoader')
 
 log = logging.getLogger(__name__)
 
+WORKER_DIED = (
+    'A process that loads data died. Most often the machine ran out of memory: lower num_workers or batch_size; where '
+    'shared memory is small, as in containers, give more (--shm-size). Resume from the last checkpoint with '
+    '--ckpt_path: no sample is lost, and none is seen twice but those of the step in flight.'
+)
+
+
+def of_dead_worker(error: BaseException) -> bool:
+    """Whether this is what PyTorch raises, wherever the program is, when a process that loads data dies."""
+    return isinstance(error, RuntimeError) and str(error).startswith('DataLoader worker (pid')
+
 
 class RankBatches(Sampler[list[PatchKey]]):
     """The keys of a rank's batches, from a step of the plan to its end."""
@@ -105,9 +116,23 @@ class PlannedLoader:
         self._loader = None
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield batches."""
-        for batch in self._open():
+        """Yield batches.
+
+        Raises:
+            RuntimeError: if a worker process died.
+        """
+        batches = iter(self._open())
+        while (batch := self._next(batches)) is not None:
             yield self._count_failures(batch)
+
+    def _next(self, batches: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
+        """The next batch, None at the end. Of a dead worker PyTorch tells itself, or that a pipe to it is broken."""
+        try:
+            return next(batches, None)
+        except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+            if not (of_dead_worker(error) or any(w.exitcode for w in getattr(batches, '_workers', ()))):
+                raise
+            raise RuntimeError(f'{str(error).strip()} {WORKER_DIED}') from error
 
     def _count_failures(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Name scenes that failed, once each, and stop where they are too many.

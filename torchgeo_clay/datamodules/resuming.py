@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch.trainer.states import TrainerFn
 from torchgeo.datamodules import BaseDataModule
 
-from torchgeo_clay.datamodules.loader import ResumableLoader
+from torchgeo_clay.datamodules.loader import WORKER_DIED, ResumableLoader, of_dead_worker
 
 __all__ = ('ResumableDataModule',)
 
@@ -53,12 +53,8 @@ class ResumableDataModule(BaseDataModule):
         Args:
             exception: what ends the run.
         """
-        if isinstance(exception, RuntimeError) and str(exception).startswith('DataLoader worker'):
-            exception.add_note(
-                'A process that loads data died. Most often the machine ran out of memory: lower num_workers or '
-                'batch_size (with shared memory too small, as in containers, raise it, --shm-size). Resume from the '
-                'last checkpoint with --ckpt_path: no sample is lost or seen twice but those of the step in flight.'
-            )
+        if of_dead_worker(exception) and WORKER_DIED not in str(exception):
+            exception.add_note(WORKER_DIED)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep a position for the training loader that will be made; validating and testing have no use for it.
