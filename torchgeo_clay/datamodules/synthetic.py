@@ -50,7 +50,7 @@ class KeyedChips(Dataset[dict[str, Any]]):
 
         Returns:
             The sample of :class:`~torchgeo_clay.datasets.SyntheticChips`, each of ``image``, ``valid`` and ``mask``
-            flipped or none; ``sensor``, a string, and ``failures``, an empty list, which the loader looks at.
+            flipped or none; ``sensor`` and ``path``, strings; ``counts`` and ``failures``, for the loader.
         """
         sample = dict(self.chips[key.number])
         hidden = self.hide_metadata == 1  # a model that never saw them in training would not know what to make of them
@@ -63,7 +63,8 @@ class KeyedChips(Dataset[dict[str, Any]]):
         if hidden:
             for name in ('lat', 'lon', 'time'):
                 sample[name] = torch.full_like(sample[name], torch.nan)
-        return {**sample, 'sensor': SensorName(key.sensor), 'failures': []}
+        path = self.chips.raster.scenes[self.chips.chips[key.number].scene].path
+        return {**sample, 'sensor': SensorName(key.sensor), 'path': path, 'counts': key.counts, 'failures': []}
 
 
 class SyntheticDataModule(ResumableDataModule):
@@ -268,13 +269,13 @@ class SyntheticDataModule(ResumableDataModule):
             dataloader_idx: ignored.
 
         Returns:
-            The batch.
+            The batch without ``paths`` and ``counted``, which TorchGeo's tasks would take for values of samples.
 
         Raises:
             ValueError: for whatever :func:`~torchgeo_clay.metadata.check_batch` refuses.
         """
         check_batch(batch)
-        return batch
+        return {key: value for key, value in batch.items() if key not in ('paths', 'counted')}
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Normalise a batch on its device.
