@@ -209,6 +209,8 @@ def test_files_left_out_are_named_and_counted(folder):
     (folder / 'notes.txt').write_text('hello')
     (folder / '.hidden').write_text('hello')
     (folder / 'a_20200101.tif.aux.xml').write_text('<PAMDataset/>')
+    for beside in ('sensor.yaml', 'weights.csv'):  # of a folder of pretraining
+        (folder / beside).write_text('hello')
     (folder / 'b_20200201.tif').write_bytes((folder / 'b_20200201.tif').read_bytes()[:9000])
     with pytest.warns(
         UserWarning, match=r'naip: left out 4 of 6 files:\n.*b_20200201\.tif: .*\n.*d\.tif: .*zero bytes'
