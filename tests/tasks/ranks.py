@@ -5,8 +5,10 @@
 As a script it imports TorchGeo once and forks every process of every run: importing takes longer than these runs do.
 """
 
+import importlib
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -40,6 +42,17 @@ class RankLosses(pl.Callback):
     def on_validation_end(self, trainer, module):
         if not trainer.sanity_checking:
             self.write(trainer, 'val', {k: float(v) for k, v in trainer.callback_metrics.items() if 'val_loss' in k})
+
+
+class PoisonRank(pl.Callback):
+    """Makes an image of one step of one rank NaN, as no check of the datamodule would let it be."""
+
+    def __init__(self, rank: int, step: int) -> None:
+        self.rank, self.step = rank, step
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if trainer.global_rank == self.rank and trainer.global_step + 1 == self.step:
+            batch['image'][0] = float('nan')
 
 
 class KillRank(pl.Callback):
@@ -90,6 +103,7 @@ def start(runs: list[Run]) -> list[list[int]]:
         capture_output=True, check=False,
     )  # fmt: skip
     assert said.returncode == 0, said.stderr
+    print(said.stderr)
     return json.loads(said.stdout.splitlines()[-1])
 
 
@@ -159,13 +173,10 @@ def do(run: Run) -> list[int]:
 
 
 if __name__ == '__main__':
-    import omegaconf  # noqa: F401  # these three by what the command reads, later
-    import rich.progress
-    import torch.utils.tensorboard
-    import torchgeo.main
-
-    import torchgeo_clay.callbacks
-    import torchgeo_clay.datamodules
-    import torchgeo_clay.tasks
-
-    print(json.dumps([do(Run(**run)) for run in json.load(sys.stdin)]))
+    for name in ('rich.progress', 'torch.utils.tensorboard', 'torchgeo.main', 'torchgeo_clay.callbacks',
+                 'torchgeo_clay.datamodules', 'torchgeo_clay.tasks'):  # fmt: skip
+        importlib.import_module(name)  # here, for all processes; Lightning imports some of them late
+    codes = [do(Run(**run)) for run in json.load(sys.stdin)]
+    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    print('CPU seconds', *(round(use.ru_utime + use.ru_stime) for use in spent), file=sys.stderr)
+    print(json.dumps(codes))

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import rasterio
-import torch
 from ranks import Run, start
 
 from torchgeo_clay.datasets import SyntheticScenes
@@ -20,6 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('ranks')]
 
 SENSORS = ['naip', 'modis']
 EPOCHS, STEPS, BATCH = 2, 6, 4
+POISONED = 3
 KILLED = 9  # in the second epoch, at neither of its ends
 
 
@@ -49,7 +49,8 @@ def make_run(config: Path, root: Path, folder: Path, ranks: int, *more: str, cal
         '--data.val_split=0.3', f'--data.batch_size={BATCH // ranks}', f'--trainer.max_epochs={EPOCHS}',
         f'--trainer.limit_train_batches={STEPS}', '--trainer.num_sanity_val_steps=0', '--trainer.logger=false',
         '--trainer.enable_progress_bar=false', f'--trainer.default_root_dir={folder}',
-        f'--trainer.callbacks={json.dumps(told)}', f'--trainer.enable_checkpointing={str(bool(callbacks)).lower()}', *more,
+        f'--trainer.callbacks={json.dumps(told)}', f'--trainer.enable_checkpointing={str(bool(callbacks)).lower()}',
+        *more,
     ])  # fmt: skip
 
 
@@ -62,22 +63,26 @@ def done(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     shutil.copytree(root, fewer)
     next((fewer / 'modis').glob('*.tif')).unlink()
     config = repo_root / 'configs/clay_pretrain.yaml'
-    last = f'--ckpt_path={folder}/killed/saved/last.ckpt'
+    poison = (
+        {'class_path': 'ranks.PoisonRank', 'init_args': {'rank': 1, 'step': POISONED}},
+        {'class_path': 'torchgeo_clay.callbacks.NonFiniteLoss', 'init_args': {'action': 'skip'}},
+    )
     kill = (
         {'class_path': 'ranks.KillRank', 'init_args': {'rank': 1, 'step': KILLED}},
         {
             'class_path': 'lightning.pytorch.callbacks.ModelCheckpoint',
-            'init_args': {'dirpath': f'{folder}/killed/saved', 'every_n_train_steps': 4, 'save_last': True},
+            'init_args': {'dirpath': f'{folder}/saved', 'every_n_train_steps': 4, 'save_last': True},
         },
     )
+    last = '--ckpt_path=last'  # where there is none yet, the run begins anew
     runs = {
         'one': make_run(config, root, folder / 'one', 1),
         'two': make_run(config, root, folder / 'two', 2),
         'four': make_run(config, root, folder / 'four', 4),
-        'killed': make_run(config, root, folder / 'killed', 2, callbacks=kill),
-        'resumed on two': make_run(config, root, folder / 'resumed2', 2, last),
-        'resumed on one': make_run(config, root, folder / 'resumed1', 1, last),
-        'resumed otherwise': make_run(config, root, folder / 'resumed0', 1, last, '--data.batch_size=2'),
+        'killed': make_run(config, root, folder / 'killed', 2, last, callbacks=kill),
+        'resumed on one': make_run(config, root, folder / 'resumed1', 1, f'--ckpt_path={folder}/saved/last.ckpt'),
+        'resumed on two': make_run(config, root, folder / 'resumed2', 2, last, callbacks=kill[1:]),
+        'poisoned': make_run(config, root, folder / 'poisoned', 2, '--trainer.max_epochs=1', callbacks=poison),
         'unlike': make_run(config, root, folder / 'unlike', 2),
         'missing': make_run(config, root, folder / 'missing', 2),
     }
@@ -110,8 +115,6 @@ def test_a_run_that_lost_a_process_ends_and_goes_on(done):
     assert first == 1, killed.told(0)  # ended by itself
     before = killed.lines('steps')
     assert [line[0] for line in before] == list(range(1, KILLED))
-    saved = torch.load(Path(killed.folder) / 'saved/last.ckpt', weights_only=False)
-    assert (saved['epoch'], saved['global_step']) == (1, KILLED - 1)
     for name in ('resumed on two', 'resumed on one'):
         run = done.runs[name]
         assert set(done.codes[name]) == {0}, run.told(0)
@@ -120,11 +123,17 @@ def test_a_run_that_lost_a_process_ends_and_goes_on(done):
         np.testing.assert_allclose([line[3] for line in together], [line[3] for line in whole], rtol=0, atol=1e-5)
 
 
-def test_another_batch_of_all_ranks_is_refused(done):
-    assert done.codes['resumed otherwise'] == [1]
-    told = done.runs['resumed otherwise'].told(0)
-    assert 'batch_size × devices: expected 4, got 2' in told
-    assert 'keep batch_size × devices' in told
+def test_a_step_that_is_bad_on_one_rank_is_skipped_on_all(done):
+    run, whole = done.runs['poisoned'], done.runs['one'].lines('steps')
+    assert done.codes['poisoned'] == [0, 0], run.told(0)
+    steps = run.lines('steps')
+    assert [line[:3] for line in steps] == [line[:3] for line in whole[:STEPS]]
+    assert [i for i, line in enumerate(steps) if not np.isfinite(line[3])] == [POISONED - 1]
+    np.testing.assert_allclose([s[3] for s in steps[: POISONED - 1]], [s[3] for s in whole[: POISONED - 1]], atol=1e-5)
+    (line,) = [line for line in run.told(0).splitlines() if 'Skipped step' in line]
+    assert f'step {POISONED - 1}, rank 1: loss not finite: {steps[POISONED - 1][1]}, loss nan' in line
+    assert '.tif (1 of at most 10)' in line
+    assert 'Skipped step' not in run.told(1)
 
 
 def test_ranks_that_see_other_scenes_stop_before_the_first_step(done):
