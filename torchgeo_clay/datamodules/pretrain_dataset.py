@@ -142,9 +142,10 @@ class PretrainDataset(Dataset[dict[str, Any]]):
         """Read a patch of a region, smaller than a patch if the region is; what is not finite is not valid."""
         size = (min(self.patch_size, region.height), min(self.patch_size, region.width))
         sample = dict(part.sources[region.source].patch(region.scene, region.top + row, region.left + col, size))
-        finite = torch.isfinite(sample['image'])
-        sample['image'] = torch.where(finite, sample['image'], 0)
-        sample['valid'] = sample['valid'] & finite.all(dim=0, keepdim=True)
+        if sample['image'].is_floating_point():  # integers are finite, and looking takes as long as reading them
+            finite = torch.isfinite(sample['image'])
+            sample['image'] = torch.where(finite, sample['image'], 0)
+            sample['valid'] = sample['valid'] & finite.all(dim=0, keepdim=True)
         return {**sample, 'path': region.path}
 
     def _training_places(self, key: PatchKey) -> Iterator[Place]:

@@ -33,7 +33,8 @@ def teacher_rgb(image: Tensor, sensor: Sensor) -> Tensor:
         ValueError: for a sensor without rgb bands.
     """
     if sensor.rgb:
-        return image[:, list(sensor.rgb_indices)]
+        # channel by channel, as a list of indices would be copied to the device, which waits for it
+        return torch.stack([image[:, i] for i in sensor.rgb_indices], dim=1)
     if sensor.scale == 'db' and len(sensor) == 2:
         first, second = image[:, 0], image[:, 1]
         return torch.stack([first, second, (first + second) / 2], dim=1)

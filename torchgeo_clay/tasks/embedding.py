@@ -6,15 +6,19 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchgeo.tasks import BaseTask
 
 from torchgeo_clay.datamodules.selected import sensor_of
 from torchgeo_clay.metadata import Conditioning, LatLonOrder
 from torchgeo_clay.models import Clay, FoldedClay, builders
+from torchgeo_clay.models.casting import cast_copy, cast_matmuls
 from torchgeo_clay.models.weights import choose
+from torchgeo_clay.sensors import Sensor
+from torchgeo_clay.tasks.precision import warn_if_emulated
 
 __all__ = ('ClayEmbedding',)
 
@@ -23,7 +27,7 @@ class ClayEmbedding(BaseTask):
     """Embed chips with Clay, for ``torchgeo predict`` with :class:`~torchgeo_clay.datamodules.SceneDataModule`.
 
     It only predicts: nothing is trained. For each sensor the encoder is folded once
-    (:meth:`torchgeo_clay.models.Clay.fold`).
+    (:meth:`torchgeo_clay.models.Clay.fold`), and with ``precision: bf16-mixed`` its weights are cast once.
     """
 
     model: Clay
@@ -34,6 +38,7 @@ class ClayEmbedding(BaseTask):
         weights: bool | str | None = None,
         pooling: Literal['class', 'mean', 'patches'] = 'class',
         latlon_order: LatLonOrder = 'latlon',
+        compile: bool = False,
     ) -> None:
         """Initialize the task.
 
@@ -45,6 +50,7 @@ class ClayEmbedding(BaseTask):
                 every patch.
             latlon_order: order of latitude and longitude in the place code, see
                 :func:`torchgeo_clay.metadata.encode_latlon`.
+            compile: whether to compile the encoder, which takes a minute per sensor and pays on a GPU with many chips.
 
         Raises:
             ValueError: for an unknown model or pooling, or no weights.
@@ -61,6 +67,7 @@ class ClayEmbedding(BaseTask):
             )
         self.weights = choose(weights, model)
         self._folded: dict[str, FoldedClay] = {}
+        self._cast: dict[torch.dtype, nn.Sequential] = {}
         super().__init__()
 
     def configure_models(self) -> None:
@@ -70,6 +77,8 @@ class ClayEmbedding(BaseTask):
     def on_predict_start(self) -> None:
         """Forget what was folded before the model got its device or other weights."""
         self._folded.clear()
+        self._cast.clear()
+        warn_if_emulated(self.trainer)
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
         """Embed a batch.
@@ -106,8 +115,21 @@ class ClayEmbedding(BaseTask):
                     f'{name}: expected the wavelengths of {", ".join(sensor.band_names)} in this order, {waves} µm, '
                     f'got {told}. Give the trainer the datamodule that the batches are of.'
                 )
-            self._folded[name] = self.model.fold(sensor, copy=False)
+            self._folded[name] = self._folded_for(sensor, batch['image'].device.type)
         return self._folded[name]
+
+    def _folded_for(self, sensor: Sensor, device: str) -> FoldedClay:
+        """The encoder folded for a sensor; under autocast with weights in its dtype, which all sensors share."""
+        folded = self.model.fold(sensor, copy=False)
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+            if dtype not in self._cast:
+                self._cast[dtype] = cast_copy(folded.blocks, dtype)
+            folded.blocks = self._cast[dtype]
+            cast_matmuls(folded.patch_embed, dtype)
+        if self.hparams['compile']:
+            folded.compile()
+        return folded
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int = 0, dataloader_idx: int = 0) -> Tensor:
         """Embed a batch; see :meth:`forward`.

@@ -19,6 +19,7 @@ from torchgeo_clay.datamodules.selected import sensor_of
 from torchgeo_clay.metadata import Conditioning, LatLonOrder
 from torchgeo_clay.models import ClayMAE, MAEOutput
 from torchgeo_clay.models.teacher import teacher_rgb
+from torchgeo_clay.tasks.precision import warn_if_emulated
 from torchgeo_clay.tasks.recipes import cosine, published
 from torchgeo_clay.tasks.taught import TaughtTask, teacher_options
 
@@ -62,6 +63,7 @@ class ClayPretraining(TaughtTask):
         t_mult: int = 2,
         grad_checkpointing: bool = False,
         latlon_order: LatLonOrder = 'latlon',
+        compile: bool = False,
         teacher_targets: str | None = None,
     ) -> None:
         """Initialize the task.
@@ -87,6 +89,7 @@ class ClayPretraining(TaughtTask):
             grad_checkpointing: recompute the encoder's activations in the backward pass, to save memory.
             latlon_order: order of latitude and longitude in the place code; the release's documents say ``latlon``, but
                 its training chips may have been ``lonlat``.
+            compile: whether to compile the autoencoder and its teacher (:func:`torch.compile`), for speed on a GPU.
             teacher_targets: a folder to keep the teacher's answers in, for chips (``.npz``) of at most ``patch_size``
                 pixels: those that are not there yet are computed at the start, of the chips as they are, not flipped,
                 and the teacher takes no part in training. None for a teacher that looks at every batch.
@@ -112,6 +115,12 @@ class ClayPretraining(TaughtTask):
             mask_ratio=hparams['mask_ratio'],
         )
         self.model.encoder.set_grad_checkpointing(hparams['grad_checkpointing'])
+        if hparams['compile']:
+            self.model.compile()
+
+    def on_fit_start(self) -> None:
+        """Warn of a precision that is slow here."""
+        warn_if_emulated(self.trainer)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The recipe's optimiser, and its scheduler stepped per training step."""

@@ -134,7 +134,7 @@ def finetuning(model: nn.Module, lr: float, weight_decay: float = 0.05, layer_de
         groups = param_groups_layer_decay(model, weight_decay, tokens, layer_decay=layer_decay)
     for group in groups:
         group['lr'] = lr * group.pop('lr_scale', 1.0)
-    return AdamW(groups, lr=lr)
+    return AdamW(groups, lr=lr, fused=True)
 
 
 def warm_cosine(optimizer: Optimizer, steps: float, warmup: float, floor: float = 0.01) -> LambdaLR:
