@@ -38,9 +38,6 @@ myst_heading_anchors = 3
 # Messages and code are shown with the quotes they have.
 smartquotes = False
 
-# The table of contents has room for pages that a checkout may not have.
-suppress_warnings = ['toc.empty_glob']
-
 # Tutorials are run when the site is built, and a cell that fails fails the build.
 nb_execution_mode = 'auto'
 nb_execution_raise_on_error = True
