@@ -2,15 +2,12 @@
 
 """Data that fails while a run is under way: files, workers, and other ranks' data."""
 
-import os
 import pickle
 import shutil
-import signal
 from pathlib import Path
 
 import lightning.pytorch as pl
 import numpy as np
-import psutil
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -105,23 +102,29 @@ def exhaust(data: ClayPretrainDataModule, max_failures: int) -> None:
     list(data.train_dataloader())
 
 
-@pytest.mark.parametrize('step', [0, 5])
-def test_a_worker_that_is_killed_ends_the_run_and_says_what_to_do(root, step):
-    def kill(trainer):
-        worker = next(child for child in psutil.Process().children() if child not in others)
-        os.kill(worker.pid, signal.SIGKILL)
+def test_a_worker_that_dies_during_a_step_ends_the_run_and_says_what_to_do(root):
+    """PyTorch raises this from a signal handler, wherever the program is; a real kill would hit pytest itself too."""
 
-    others = psutil.Process().children()
-    with pytest.raises((RuntimeError, ConnectionError)) as caught:
-        fit(root, Do(step, kill), num_workers=2)
-    chain, error = [], caught.value
-    while error is not None:  # PyTorch raises it wherever the program is, which may be while this is handled already
-        chain += [str(error), *getattr(error, '__notes__', ())]
-        error = error.__context__
-    told = '\n'.join(chain)
-    assert 'DataLoader worker' in told or 'pipe' in told or 'onnection' in told
-    assert 'lower num_workers or batch_size' in told
-    assert '--ckpt_path' in told
+    def fail(trainer):
+        raise RuntimeError('DataLoader worker (pid 1) is killed by signal: Killed. ')
+
+    with pytest.raises(RuntimeError, match=r'(?s)killed by signal.*lower num_workers.*--ckpt_path'):
+        fit(root, Do(1, fail))
+
+
+@pytest.mark.parametrize(
+    'error', [ConnectionResetError('reset by peer'), EOFError(), RuntimeError('DataLoader worker (pid 1) is killed')]
+)
+def test_a_pipe_that_breaks_while_waiting_for_a_batch_tells_of_a_dead_worker(root, error):
+    def batches():
+        raise error
+        yield
+
+    data = ClayPretrainDataModule(root, **OPTIONS, num_workers=1)
+    data.setup('fit')
+    with pytest.raises(RuntimeError, match=r'lower num_workers or batch_size.*--ckpt_path') as caught:
+        data.train_dataloader()._next(batches())
+    assert caught.value.__cause__ is error
 
 
 def test_what_ends_a_run_otherwise_is_left_as_it_is(root):

@@ -10,7 +10,7 @@ import torch
 from lightning.fabric.utilities.data import _set_sampler_epoch
 from torch.utils.data import DataLoader, Dataset
 
-from torchgeo_clay.datamodules.loader import PlannedLoader, ResumableLoader
+from torchgeo_clay.datamodules.loader import WORKER_DIED, PlannedLoader, ResumableLoader
 from torchgeo_clay.datamodules.sampling import plan_epoch, plan_evaluation
 
 SIZES = {'naip': 24, 'linz': 16}
@@ -155,6 +155,21 @@ def test_broken_scenes_are_named_once_and_counted(caplog):
     assert data.failures == {f'{i}.tif': 'broken' for i in range(3)}
     assert len(caplog.records) == 3
     assert '2.tif' in caplog.text
+
+
+class Lost(Echo):
+    """A dataset that raises what a broken pipe raises."""
+
+    def __getitem__(self, key):
+        raise FileNotFoundError('lost.tif')
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_errors_of_the_data_are_not_taken_for_those_of_a_dead_worker(workers):
+    plan = plan_evaluation({'naip': 2}, 2)
+    with pytest.raises(FileNotFoundError, match=r'lost\.tif') as caught:
+        list(PlannedLoader(Lost(), lambda epoch: plan, num_workers=workers))
+    assert WORKER_DIED not in str(caught.value)
 
 
 def test_too_many_broken_scenes_stop_the_run():

@@ -130,8 +130,9 @@ class PlannedLoader:
         try:
             return next(batches, None)
         except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
-            if not (of_dead_worker(error) or any(w.exitcode for w in getattr(batches, '_workers', ()))):
-                raise
+            broken_pipe = not isinstance(error, RuntimeError) and 'in DataLoader worker process' not in str(error)
+            if not (of_dead_worker(error) or (self.num_workers and broken_pipe)):
+                raise  # of the data: what a live worker raises says that it is from there
             raise RuntimeError(f'{str(error).strip()} {WORKER_DIED}') from error
 
     def _count_failures(self, batch: dict[str, Any]) -> dict[str, Any]:
