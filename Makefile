@@ -63,8 +63,9 @@ test: .venv/.installed-tests $(REFERENCE) ## run every test; what this machine c
 	@echo '==> pytest, $(WORKERS) workers of one thread'
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
-bench: .venv/.installed-tests $(REFERENCE) ## measure time and memory (the checkpoint one writes 5 GB to a temporary folder)
-	@for script in tests/benchmarks/bench_*.py; do echo "==> $$script"; $(PY) $$script $(ARGS) || exit; done
+bench: .venv/.installed-tests $(REFERENCE) ## measure speed and memory beside the reference (needs 6 GB in the temporary folder)
+	@echo '==> tests/benchmarks/bench.py $(ARGS)'
+	@$(PY) tests/benchmarks/bench.py $(ARGS)
 
 lint: .venv/.installed-lint ## check style
 	@echo '==> ruff'

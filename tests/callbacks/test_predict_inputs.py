@@ -59,7 +59,6 @@ def task() -> ClayEmbedding:
     return ClayEmbedding('clay_tiny_patch8', weights=False).eval()
 
 
-@pytest.mark.filterwarnings("ignore:precision 'bf16-mixed'")  # some CPUs emulate it
 def test_half_precision_is_close(task: ClayEmbedding, tmp_path: Path) -> None:
     scene, found = write_scene(tmp_path / 'a.tif'), {}
     for precision in ('32-true', 'bf16-mixed'):

@@ -295,7 +295,6 @@ def test_half_precision_names_the_mixed_one(tiny_scenes, tmp_path, precision):
         fit(make_task(), tiny_scenes, tmp_path, precision=precision)
 
 
-@pytest.mark.filterwarnings("ignore:precision 'bf16-mixed'")  # some CPUs emulate it
 def test_mixed_precision_trains(tiny_scenes, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         trainer = fit(make_task(), tiny_scenes, tmp_path, precision='bf16-mixed', limit_val_batches=3)
