@@ -2,9 +2,9 @@
 
 """Whether training goes the same way as the released code's, and compiled the same way as eager.
 
-Run it as ``python tests/benchmarks/drift.py [--steps N] [--size SIZE]``. All runs begin with the same weights and see the
-same batches and masks, with plain AdamW at one rate. The last one, eager with its weights moved by one unit in the last
-place, shows how far rounding alone carries two runs apart. On a GPU it is bfloat16.
+Run it as ``python tests/benchmarks/drift.py [--steps N] [--size SIZE]``. All runs begin with the same weights and see
+the same batches and masks, with plain AdamW at one rate. The last one, eager with its weights moved by one unit in the
+last place, shows how far rounding alone carries two runs apart. On a GPU it is bfloat16.
 """
 
 import argparse
@@ -47,11 +47,11 @@ def losses(model: nn.Module, call: Callable[..., Tensor], steps: int, device: st
 
 def runs(size: str, steps: int, device: str) -> dict[str, list[float]]:
     """Losses of every way to train; the first is ours, eager."""
-    from pair import Pair
-
     reference = load_reference()
     if reference is None:
         raise SystemExit('run make reference first')
+    from pair import Pair
+
     with tempfile.TemporaryDirectory() as folder:
         pair = Pair(reference, size, Path(folder))
         ours = pair.autoencoder()

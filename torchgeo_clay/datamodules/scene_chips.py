@@ -20,10 +20,11 @@ __all__ = ('BatchLoader', 'ChipBatches')
 class ChipBatches(Dataset[dict[str, Any]]):
     """Whole batches by number.
 
-    A batch follows the contract of :mod:`torchgeo_clay.metadata`, raw and float32, and says of which windows it is too:
-    ``unit``, B positions in the units; ``corner``, B upper left corners (row, column); ``empty``, the units of windows
-    left out as no pixel of theirs holds data; ``failed``, (unit, reason) of windows that could not be
-    read. Where no window is left, B is 0 for these, and the image is one without data.
+    A batch follows the contract of :mod:`torchgeo_clay.metadata`, raw and in the dtype of the files (float32 where
+    those differ), and says of which windows it is too: ``unit``, B positions in the units; ``corner``, B upper left
+    corners (row, column); ``empty``, the units of windows left out as no pixel of theirs holds data; ``failed``, (unit,
+    reason) of windows that could not be read. Where no window is left, B is 0 for these, and the image is one without
+    data.
     """
 
     def __init__(
@@ -66,9 +67,11 @@ class ChipBatches(Dataset[dict[str, Any]]):
             if not sample['valid'].any():
                 batch['empty'].append(place)
                 continue
-            samples.append({**sample, 'image': sample['image'].float()})  # scenes' dtypes differ
+            samples.append(sample)
             batch['unit'].append(place)
             batch['corner'].append((row, col))
+        if len({sample['image'].dtype for sample in samples}) > 1:  # else they stay as small as they are in the files
+            samples = [{**sample, 'image': sample['image'].float()} for sample in samples]
         sensor = self.units[self.plan[index][0][0]].sensor
         return {**batch, **(default_collate(samples) if samples else self._nothing(sensor)), 'sensor': sensor}
 
