@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument('--bfloat16', action='store_true', help='on a CPU too, which may take long')
     args = parser.parse_args()
     warnings.simplefilter('ignore')
+    os.environ['GDAL_CACHEMAX'] = '64'  # MB; chips are read again and again, which GDAL would keep decoded in memory
     device = torch.device(args.device)
     on_gpu = device.type == 'cuda'
     pixels = args.pixels or (256 if on_gpu else 128)

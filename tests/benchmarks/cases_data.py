@@ -3,13 +3,9 @@
 """Reading chips beside TorchGeo's own reader, and embedding scenes from file to table beside the model alone."""
 
 import logging
-import os
 import warnings
 from itertools import islice, product
 from pathlib import Path
-
-# Chips are read again and again here, from files that GDAL would otherwise keep decoded in memory (MB).
-os.environ['GDAL_CACHEMAX'] = '64'
 
 import numpy as np
 import rasterio

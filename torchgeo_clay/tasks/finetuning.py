@@ -144,7 +144,7 @@ class ClayTask(BaseTask):
                 ``lon`` and ``time`` may be (B, T), and the answer is of B·T images.
 
         Raises:
-            ValueError: see :func:`~torchgeo_clay.callbacks.metadata.batch_conditioning`.
+            ValueError: see :func:`~torchgeo_clay.models.batch.batch_conditioning`.
         """
         return told_conditioning(batch, self.clay.patch_embed.conditioning, self.sees_dates)
 

@@ -11,8 +11,8 @@ from einops import rearrange, repeat
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from torchgeo_clay.callbacks.metadata import batch_conditioning
 from torchgeo_clay.metadata import Conditioning
+from torchgeo_clay.models.batch import batch_conditioning
 
 __all__ = ('fold_dates', 'told_conditioning')
 
@@ -21,7 +21,7 @@ def told_conditioning(batch: Mapping[str, Any], scope: Conditioning | None, sees
     """What the images of a batch are conditioned on: the batch's own metadata, else the scope's.
 
     Args:
-        batch: see :func:`~torchgeo_clay.callbacks.metadata.batch_conditioning`.
+        batch: see :func:`~torchgeo_clay.models.batch.batch_conditioning`.
         scope: what a callback has told the model before, or None.
         sees_dates: whether images are (B, T, C, H, W), each date with its own metadata.
 
@@ -29,7 +29,7 @@ def told_conditioning(batch: Mapping[str, Any], scope: Conditioning | None, sees
         The conditioning of the B images, or of the B·T images of the dates, a sample's dates side by side.
 
     Raises:
-        ValueError: see :func:`~torchgeo_clay.callbacks.metadata.batch_conditioning`; for images of several dates where
+        ValueError: see :func:`~torchgeo_clay.models.batch.batch_conditioning`; for images of several dates where
             one is expected, and the other way round.
     """
     image = batch.get('image') if isinstance(batch, Mapping) else None
