@@ -82,7 +82,7 @@ types: .venv/.installed-lint ## check types
 
 docs: .venv/.installed-docs ## build the documentation into docs/_build/html, warnings being errors
 	@echo '==> sphinx'
-	@rm -rf docs/generated
+	@rm -rf docs/generated docs/tutorials/data docs/tutorials/output
 	@$(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html $(ARGS)
 	@echo '==> see docs/_build/html/index.html'
 
@@ -101,7 +101,7 @@ wheel: | .venv/.created ## build the wheel, install it into an environment of it
 		--trainer.max_epochs 1 --trainer.limit_train_batches 2 --trainer.limit_val_batches 2 $(ARGS)
 
 clean: ## remove what was built and cached, but not .venv
-	rm -rf build dist docs/_build docs/generated .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf build dist docs/_build docs/generated docs/tutorials/data docs/tutorials/output .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 
 distclean: clean ## also remove .venv, .uv and .cache
 	rm -rf .venv .uv .cache
