@@ -61,3 +61,16 @@ def test_the_yaml_is_a_configuration(
     assert printed['data']['init_args']['sensor'] == 'naip'
     inner = written['data']['init_args']['datamodule']
     assert printed['data']['init_args']['datamodule']['init_args'].items() >= inner['init_args'].items()
+
+
+def test_the_table_of_sensors_is_that_of_the_package(repo_root: Path) -> None:
+    rows = re.findall(r'^\| `([^`]+)` \| ([0-9.]+) \| (\d+), ', (repo_root / 'README.md').read_text(), re.MULTILINE)
+    assert {name: (float(gsd), int(count)) for name, gsd, count in rows} == {
+        name: (sensor.gsd, len(sensor)) for name, sensor in SENSORS.items()
+    }
+
+
+def test_files_that_are_linked_are_there(repo_root: Path) -> None:
+    links = re.findall(r'\]\(([^)#:]+)\)', (repo_root / 'README.md').read_text())
+    assert len(links) > 10
+    assert [link for link in links if not (repo_root / link).is_file()] == []
