@@ -49,13 +49,13 @@ class Patches(nn.Module):
 
 
 @register_model
-def clay_test_teacher(pretrained: bool = False, **kwargs: Any) -> Patches:
+def teacher_of_tests(pretrained: bool = False, **kwargs: Any) -> Patches:
     """Known to timm under this name, as a user's would be."""
     return Patches(seed=int(pretrained))
 
 
 @register_model
-def clay_test_teacher_other(pretrained: bool = False, **kwargs: Any) -> Patches:
+def teacher_of_tests_other(pretrained: bool = False, **kwargs: Any) -> Patches:
     """The same with other weights."""
     return Patches(seed=2)
 
@@ -92,7 +92,7 @@ def make_data(root: Path, **options: Any) -> ClayPretrainDataModule:
     return ClayPretrainDataModule(root, **{'batch_size': 2, 'patch_size': SIZE, 'val_split': 0.3} | options)
 
 
-def make_task(store: Path | None, teacher: str | None = 'clay_test_teacher', **options: Any) -> ClayPretraining:
+def make_task(store: Path | None, teacher: str | None = 'teacher_of_tests', **options: Any) -> ClayPretraining:
     torch.manual_seed(0)
     targets = None if store is None else str(store)
     return ClayPretraining('clay_mae_tiny_patch8', teacher=teacher, teacher_targets=targets, **options)
@@ -185,7 +185,7 @@ def test_with_flips_validation_is_the_same_and_training_asks_for_the_answer_to_t
 def test_a_teacher_that_comes_along_is_asked_even_if_the_data_has_targets_of_another(root, tmp_path):
     data = make_data(root, sensors=['naip'])
     other = make_trainer(tmp_path)
-    other.validate(make_task(tmp_path / 'store', 'clay_test_teacher_other'), datamodule=data, verbose=False)
+    other.validate(make_task(tmp_path / 'store', 'teacher_of_tests_other'), datamodule=data, verbose=False)
     results = [
         make_trainer(tmp_path).validate(make_task(None), datamodule=held, verbose=False)[0]
         for held in (data, make_data(root, sensors=['naip']))
@@ -194,7 +194,7 @@ def test_a_teacher_that_comes_along_is_asked_even_if_the_data_has_targets_of_ano
 
 
 def test_weights_that_hold_a_teacher_teach_as_if_it_came_along(root, tmp_path):
-    task = make_task(None, 'clay_test_teacher_other')
+    task = make_task(None, 'teacher_of_tests_other')
     path = tmp_path / 'released.ckpt'
     torch.save({'state_dict': task.state_dict(), 'hyper_parameters': {}}, path)
     trainer = make_trainer(tmp_path)
@@ -238,9 +238,9 @@ def test_a_killed_run_goes_on_where_it_was_and_only_what_is_new_is_computed(root
 @pytest.mark.parametrize(
     ('options', 'teacher'),
     [
-        ({'patch_size': 40}, 'clay_test_teacher'),
-        ({'readers': {'naip': {'bands': ['blue', 'red', 'green']}}}, 'clay_test_teacher'),
-        ({}, 'clay_test_teacher_other'),
+        ({'patch_size': 40}, 'teacher_of_tests'),
+        ({'readers': {'naip': {'bands': ['blue', 'red', 'green']}}}, 'teacher_of_tests'),
+        ({}, 'teacher_of_tests_other'),
     ],
 )
 def test_what_the_teacher_would_answer_otherwise_has_a_place_of_its_own(root, tmp_path, options, teacher):
@@ -258,14 +258,12 @@ def test_what_the_teacher_would_answer_otherwise_has_a_place_of_its_own(root, tm
 
 def test_targets_of_another_teacher_in_the_folder_of_this_one_are_refused(root, tmp_path):
     store = tmp_path / 'store'
-    for teacher in ('clay_test_teacher', 'clay_test_teacher_other'):
+    for teacher in ('teacher_of_tests', 'teacher_of_tests_other'):
         set_up(make_task(store, teacher), make_data(root, sensors=['naip']), tmp_path)
-    (mine,) = store.glob('clay_test_teacher-*/*/*.safetensors')
-    (others,) = store.glob('clay_test_teacher_other-*/*/*.safetensors')
+    (mine,) = store.glob('teacher_of_tests-*/*/*.safetensors')
+    (others,) = store.glob('teacher_of_tests_other-*/*/*.safetensors')
     others.rename(mine)
-    with pytest.raises(
-        ValueError, match=r"expected teacher 'clay_test_teacher', got 'clay_test_teacher_other'; sha256"
-    ):
+    with pytest.raises(ValueError, match=r"expected teacher 'teacher_of_tests', got 'teacher_of_tests_other'; sha256"):
         set_up(make_task(store), make_data(root, sensors=['naip']), tmp_path)
 
 
