@@ -97,6 +97,26 @@ def test_a_pretraining_step_waits_for_nothing(
     assert loss.device.type == 'meta'
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize('name', SENSOR_NAMES)
+def test_a_pretraining_step_waits_for_nothing_on_a_gpu(
+    pretraining: ClayPretraining, normalization: SensorNormalization, name: str
+) -> None:
+    task = deepcopy(pretraining).to('cuda')
+    batch = to(batch_of(name), 'cuda')
+
+    def step() -> None:
+        with torch.autocast('cuda', torch.bfloat16):
+            task.reconstruction(normalization(batch)).loss.backward()
+
+    step()  # statistics, and the libraries' own first calls
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+
+
 @pytest.mark.parametrize('pooling', ['class', 'mean', 'patches'])
 def test_embedding_a_batch_waits_for_nothing(pooling: str) -> None:
     task = ClayEmbedding('clay_tiny_patch8', weights=False, pooling=pooling).eval()
