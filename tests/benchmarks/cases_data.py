@@ -4,6 +4,8 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice, product
 from pathlib import Path
 
@@ -111,8 +113,6 @@ def embedding(root: Path, size: str, rounds: int, device: torch.device) -> list[
     from torchgeo_clay.datamodules import SceneDataModule
     from torchgeo_clay.tasks import ClayEmbedding
 
-    for name in ('lightning.pytorch', 'lightning.fabric'):
-        logging.getLogger(name).setLevel(logging.ERROR)
     folder = write_scenes(root, 1)
     task, batch = ClayEmbedding(f'clay_{size}_patch8', weights=False), 64 if device.type == 'cuda' else 16
     options = {'logger': False, 'enable_progress_bar': False, 'enable_model_summary': False, 'devices': 1}
@@ -136,4 +136,19 @@ def embedding(root: Path, size: str, rounds: int, device: torch.device) -> list[
             for b in held:
                 task(b)
 
-    return compare('embedding', {'the model alone': alone, 'torchgeo predict': predict}, count, rounds, device)
+    with quiet():
+        return compare('embedding', {'the model alone': alone, 'torchgeo predict': predict}, count, rounds, device)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what Lightning says of each run."""
+    loggers = [logging.getLogger(name) for name in ('lightning.pytorch', 'lightning.fabric')]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
