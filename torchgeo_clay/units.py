@@ -76,7 +76,8 @@ def _valid_values(image: Tensor, valid: Tensor | None) -> _Values | None:
     bands = image.movedim(-3, 0)
     usable = torch.isfinite(bands).all(0) & (bands != 0).any(0)
     if valid is not None:
-        if any(v not in (1, i) for v, i in zip(reversed(valid.shape), reversed(image.shape), strict=False)):
+        sides = image.shape[image.ndim - valid.ndim :]
+        if valid.ndim > image.ndim or any(v not in (1, i) for v, i in zip(valid.shape, sides, strict=True)):
             raise ValueError(
                 f'valid: expected a mask like {tuple(image.shape)} or 1s for it, got {tuple(valid.shape)}.'
             )

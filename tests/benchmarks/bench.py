@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -47,7 +48,7 @@ def importing(rounds: int) -> list[Row]:
             seconds[name].append(float(output.split()[-1]))
     rows = []
     for name, runs in seconds.items():
-        rows.append(Row('import', name, 1, min(runs), len(runs), None))
+        rows.append(Row('import', name, 1, statistics.median(runs), len(runs), None))
         print(rows[-1].line(), flush=True)
     return rows
 

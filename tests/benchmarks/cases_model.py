@@ -110,27 +110,11 @@ def short(dtype: torch.dtype) -> str:
 
 def their_encoder(reference: ModuleType, size: str) -> nn.Module:
     """The released encoder, without masking and in order."""
-    theirs = their_autoencoder(reference, size, nn.Identity()).encoder
+    from pair import TinyTeacher, their_autoencoder
+
+    theirs = their_autoencoder(reference, size, TinyTeacher()).encoder
     theirs.mask_ratio, theirs.shuffle = 0.0, False
     return theirs.eval()
-
-
-def their_autoencoder(reference: ModuleType, size: str, teacher: nn.Module) -> nn.Module:
-    """The released autoencoder around a teacher."""
-    from pair import reference_metadata
-
-    teacher.num_features = getattr(teacher, 'num_features', 1024)
-    with mock.patch('timm.create_model', return_value=teacher):
-        return getattr(reference, f'clay_mae_{size}')(
-            mask_ratio=0.75,
-            patch_size=8,
-            norm_pix_loss=False,
-            shuffle=True,
-            metadata=reference_metadata(),
-            teacher='given',
-            dolls=[],
-            doll_weights=[],
-        )
 
 
 def training(size: str, batch: int, pixels: int, rounds: int, device: torch.device) -> list[Row]:
@@ -159,6 +143,8 @@ def training(size: str, batch: int, pixels: int, rounds: int, device: torch.devi
         return way
 
     if reference is not None:
+        from pair import their_autoencoder
+
         theirs = their_autoencoder(reference, size, teacher).to(device).train()
         cube = {'pixels': data['x'], 'time': data['time'], 'latlon': data['latlon'], 'platform': [sensor.name]}
         their_optimizer = AdamW([p for p in theirs.parameters() if p.requires_grad], lr=1e-5, fused=True)

@@ -3,6 +3,7 @@
 """SensorDataModule: batches of TorchGeo's datamodules, against numpy, rasterio and pyproj; and the command line."""
 
 from datetime import UTC, datetime
+from itertools import islice
 from types import SimpleNamespace
 from unittest import mock
 
@@ -369,7 +370,7 @@ class TestTorchGeosOwnData:
         assert batch['mask'].shape == (2, 32, 32)
         assert batch['res'].tolist() == [1, 1]  # of the tile in UTM, not of the query in Web Mercator
         to_degrees = pyproj.Transformer.from_crs('EPSG:3857', 'EPSG:4326', always_xy=True)
-        for i, (x, y) in zip(range(2), wrapped.test_sampler, strict=False):
+        for i, (x, y) in enumerate(islice(wrapped.test_sampler, 2)):
             lon, lat = to_degrees.transform((x.start + x.stop) / 2, (y.start + y.stop) / 2)
             assert (batch['lat'][i].item(), batch['lon'][i].item()) == pytest.approx((lat, lon), abs=1e-9)
         # The pixels are those of the tile around that place.

@@ -51,6 +51,22 @@ def reference_metadata() -> Attributes:
     )
 
 
+def their_autoencoder(reference: ModuleType, size: str, teacher: nn.Module) -> nn.Module:
+    """The released autoencoder with random weights, around a teacher that it would download."""
+    with mock.patch('timm.create_model', return_value=teacher):
+        model: nn.Module = getattr(reference, f'clay_mae_{size}')(
+            mask_ratio=0.75,
+            patch_size=8,
+            norm_pix_loss=False,
+            shuffle=True,
+            metadata=reference_metadata(),
+            teacher='given',
+            dolls=[],
+            doll_weights=[],
+        )
+    return model
+
+
 class Pair:
     """The reference and ours, with equal weights."""
 
@@ -58,17 +74,7 @@ class Pair:
         """Make the reference with random weights, save it as the release is saved, and read that with our builders."""
         self.size = size
         torch.manual_seed(0)
-        with mock.patch('timm.create_model', return_value=TinyTeacher()):
-            self.theirs = getattr(reference, f'clay_mae_{size}')(
-                mask_ratio=0.75,
-                patch_size=8,
-                norm_pix_loss=False,
-                shuffle=True,
-                metadata=reference_metadata(),
-                teacher='tiny',
-                dolls=[],
-                doll_weights=[],
-            ).eval()
+        self.theirs = their_autoencoder(reference, size, TinyTeacher()).eval()
         state = {f'model.{k}': v for k, v in self.theirs.state_dict().items()}
         self.path = folder / f'{size}.ckpt'
         torch.save({'epoch': 0, 'state_dict': state, 'hyper_parameters': {'model_size': size}}, self.path)

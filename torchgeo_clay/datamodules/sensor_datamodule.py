@@ -20,9 +20,9 @@ from torchgeo_clay.datamodules.sensor_loader import with_dataset
 from torchgeo_clay.datamodules.sensor_normalization import (
     find_normalizations,
     intensity_scale,
-    normalize_image,
     replace_normalizations,
 )
+from torchgeo_clay.datamodules.transforms import SensorNormalization, normalize
 from torchgeo_clay.datasets.sensor_dataset import SensorDataset
 from torchgeo_clay.datasets.sensor_own import OWN, own_sensor
 from torchgeo_clay.datasets.sensor_scaling import pixel_growth, transforms_of
@@ -178,6 +178,7 @@ class SensorDataModule(BaseDataModule):
         self._adopt_augmentations(self._current.sensor)
         self.mean = torch.tensor(self._current.sensor.mean)
         self.std = torch.tensor(self._current.sensor.std)
+        self.normalization = SensorNormalization(self.selected)
         return self._current
 
     def train_dataloader(self) -> Any:
@@ -248,8 +249,10 @@ class SensorDataModule(BaseDataModule):
             )
         if self._current is None:
             raise ValueError(f'{type(self).__name__}: call setup before its batches are used.')
-        batch['res'] = batch['res'] * growth.to(batch['res'])
-        batch['image'] = normalize_image(batch['image'], self._current.sensor, scale)
+        batch['res'] = batch['res'] * growth.to(batch['res'], non_blocking=True)
+        image = batch['image'].float() * scale
+        statistics = self.normalization.statistics(self._current.sensor.name, image.device)
+        batch['image'] = normalize(image, torch.isfinite(image), *statistics)  # what is not finite is nodata
         return batch
 
     def plot(self, *args: Any, **kwargs: Any) -> Figure | None:

@@ -11,12 +11,11 @@ from __future__ import annotations
 import kornia.augmentation as K
 import torch
 from kornia.augmentation import IntensityAugmentationBase2D
-from torch import Tensor, nn
+from torch import nn
 
-from torchgeo_clay.datamodules.transforms import normalize
 from torchgeo_clay.sensors import Sensor
 
-__all__ = ('find_normalizations', 'intensity_scale', 'normalize_image', 'replace_normalizations')
+__all__ = ('find_normalizations', 'intensity_scale', 'replace_normalizations')
 
 
 def find_normalizations(module: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
@@ -65,18 +64,3 @@ def replace_normalizations(module: nn.Module, scale: float) -> None:
             getattr(child, 'keepdim', False)
         )  # set by the container it is in; masks lose or gain a side else
         setattr(parent, name, K.Normalize(torch.tensor(0.0), torch.tensor(scale), keepdim=keepdim))
-
-
-def normalize_image(image: Tensor, sensor: Sensor, scale: float = 1.0) -> Tensor:
-    """Normalise as (x · scale - mean) / std, on the device of the image.
-
-    Args:
-        image: (B, C, H, W) or (B, T, C, H, W).
-        sensor: with the image's bands.
-        scale: what the pixels were divided by.
-
-    Returns:
-        float32, of the same shape; zero, the mean of the training data, where a pixel is not finite (nodata).
-    """
-    statistics = [torch.tensor(v, dtype=torch.float32, device=image.device) for v in (sensor.mean, sensor.std)]
-    return normalize(image.float() * scale, torch.isfinite(image), *statistics)

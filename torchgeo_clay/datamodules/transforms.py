@@ -19,13 +19,13 @@ def normalize(image: Tensor, valid: Tensor, mean: Tensor, std: Tensor) -> Tensor
     """Normalise an image per band and put zeros where it has no data.
 
     Args:
-        image: (B, C, H, W) in the sensor's units, any real dtype.
-        valid: (B, 1 or C, H, W) bool, False where there is no data.
+        image: (B, C, H, W) or (B, T, C, H, W) in the sensor's units, any real dtype.
+        valid: (B, 1 or C, H, W), or with T, bool, False where there is no data.
         mean: (C,) float32.
         std: (C,) float32.
 
     Returns:
-        (B, C, H, W) float32; zero, the mean of the training data, where not valid.
+        float32, of the image's shape; zero, the mean of the training data, where not valid.
     """
     normalized = (image.to(torch.float32) - mean[:, None, None]) / std[:, None, None]
     return torch.where(valid, normalized, 0.0)

@@ -70,7 +70,8 @@ def _fixed_wavelengths(image: Tensor, sensor: Sensor | None) -> Tensor:
             f'for {channels} channels. Name the bands that the channels are, in order: SensorMetadata(sensor='
             f'{sensor.name!r}, bands=[…]). Dates stacked as channels? The model sees one date at a time.'
         )
-    return torch.tensor(sensor.wavelengths, dtype=torch.float32, device=image.device)
+    # made on the host and sent: made on the device, the host would wait for it in every step
+    return torch.tensor(sensor.wavelengths, dtype=torch.float32).to(image.device, non_blocking=True)
 
 
 def _fixed_gsd(image: Tensor, gsd: float | None) -> Tensor:
