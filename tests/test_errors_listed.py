@@ -118,6 +118,6 @@ def test_templates(script: ModuleType, tmp_path: Path) -> None:
 
 def test_shown_as_it_is(script: ModuleType) -> None:
     """Markdown's own signs are escaped, so that a table keeps its columns."""
-    error = script.Listed('torchgeo_clay.units', 1, 'ValueError', 'f', 'a|b [c] {d} *e* $f$ `g` <h>')
+    error = script.Listed('torchgeo_clay.sensors.plausibility', 1, 'ValueError', 'f', 'a|b [c] {d} *e* $f$ `g` <h>')
     row = list(script.markdown([error]))[4]
     assert row == r'| a\|b \[c\] \{d\} \*e\* \$f\$ \`g\` \<h\> | ValueError | `units.f` |'

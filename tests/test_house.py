@@ -7,13 +7,14 @@ from pathlib import Path
 
 FLOORS = (
     {'sensors'},
-    {'metadata'},
-    {'units'},
+    {'conditioning'},
+    {'simulator', 'writers'},
     {'models'},
-    {'datasets', 'writers'},
+    {'datasets'},
     {'datamodules'},
     {'inference', 'evaluation'},
     {'tasks'},
+    {'plugins'},
     {'callbacks'},
 )
 FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}

@@ -9,15 +9,15 @@ from torchgeo_clay.models.registry import register
 __all__ = (
     '__version__',
     'callbacks',
+    'conditioning',
     'datamodules',
     'datasets',
     'evaluation',
     'inference',
-    'metadata',
     'models',
     'sensors',
+    'simulator',
     'tasks',
-    'units',
     'writers',
 )
 

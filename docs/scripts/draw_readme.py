@@ -34,13 +34,13 @@ from torch import Tensor
 from torchgeo.datasets import stack_samples
 
 from torchgeo_clay.callbacks import EmbeddingWriter
+from torchgeo_clay.conditioning.contract import Conditioning
 from torchgeo_clay.datamodules import SceneDataModule
-from torchgeo_clay.datamodules.transforms import normalize
 from torchgeo_clay.datasets import SensorRaster
 from torchgeo_clay.evaluation import as_embeddings
-from torchgeo_clay.metadata import Conditioning
 from torchgeo_clay.models.masking import Masking
 from torchgeo_clay.sensors import Sensor
+from torchgeo_clay.sensors.normalization import normalize
 from torchgeo_clay.tasks import ClayEmbedding, ClayPretraining
 from torchgeo_clay.writers.principal import principal_components, scores
 

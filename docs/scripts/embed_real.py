@@ -26,8 +26,8 @@ from PIL import Image
 from torchgeo_clay.callbacks import EmbeddingWriter, RasterWriter
 from torchgeo_clay.datamodules import SceneDataModule
 from torchgeo_clay.datasets import ClayEmbeddings, SceneError
-from torchgeo_clay.datasets.detection import detect_sensor
-from torchgeo_clay.datasets.scene import scan_scene
+from torchgeo_clay.datasets.raster.detection import detect_sensor
+from torchgeo_clay.datasets.raster.scene import scan_scene
 from torchgeo_clay.tasks import ClayEmbedding, ClaySemanticSegmentation
 
 #: Sentinel-2 delivers its near infrared (B08) at 10 m only, so a scene at 60 m is of nine of the ten bands.

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchgeo_clay.metadata import Conditioning
-from torchgeo_clay.models.dense import DECODERS, DenseClay
+from torchgeo_clay.conditioning.contract import Conditioning
+from torchgeo_clay.models.decoders import DECODERS, DenseClay
 from torchgeo_clay.models.scope import find_clay
 
 MODEL, SIZE, CROP = 'clay_tiny_patch8', 192, slice(64, 128)

@@ -122,7 +122,7 @@ def training(size: str, batch: int, pixels: int, rounds: int, device: torch.devi
     from torchgeo_clay import models
     from torchgeo_clay.models.teacher import teacher_rgb
     from torchgeo_clay.sensors import get_sensor
-    from torchgeo_clay.tasks.recipes import published
+    from torchgeo_clay.tasks.optim import published
 
     data, sensor = inputs(batch, pixels, device), get_sensor(SENSOR)
     teacher = timm.create_model(TEACHER, pretrained=False, num_classes=0).to(device)

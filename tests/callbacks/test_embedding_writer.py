@@ -23,10 +23,10 @@ from rasterio.transform import from_origin
 from rasterio.warp import transform_geom
 
 from torchgeo_clay.callbacks import EmbeddingWriter, ScenesLeftOut
+from torchgeo_clay.conditioning.contract import encode_latlon, encode_time
 from torchgeo_clay.datamodules import SceneDataModule
 from torchgeo_clay.datasets import ClayEmbeddings
 from torchgeo_clay.inference import windows
-from torchgeo_clay.metadata import encode_latlon, encode_time
 from torchgeo_clay.models import save_encoder
 from torchgeo_clay.sensors import get_sensor
 from torchgeo_clay.tasks import ClayEmbedding

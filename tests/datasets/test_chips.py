@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchgeo.datasets import stack_samples
 
+from torchgeo_clay.conditioning.contract import encode_latlon, encode_time
 from torchgeo_clay.datasets import ClayChips, SceneError
 from torchgeo_clay.datasets.chips import angle_of, place_of, time_of
-from torchgeo_clay.metadata import encode_latlon, encode_time
 
 LAT, LON, WHEN = -38.9, 177.7, datetime(2021, 10, 5, 22, tzinfo=UTC).timestamp()
 dtypes = st.sampled_from([np.float64, np.float32, np.float16])

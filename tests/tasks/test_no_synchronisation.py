@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from torchgeo_clay.datamodules.transforms import SensorNormalization
 from torchgeo_clay.sensors import SENSORS
+from torchgeo_clay.sensors.normalization import SensorNormalization
 from torchgeo_clay.tasks import ClayEmbedding, ClayPretraining
 
 SENSOR_NAMES = ('sentinel-2-l2a', 'sentinel-1-rtc', 'modis')

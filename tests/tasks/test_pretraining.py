@@ -13,11 +13,11 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 
+from torchgeo_clay.conditioning.contract import Conditioning
+from torchgeo_clay.conditioning.selected import sensor_of
 from torchgeo_clay.datamodules import ClayPretrainDataModule
-from torchgeo_clay.datamodules.selected import sensor_of
-from torchgeo_clay.metadata import Conditioning
 from torchgeo_clay.models import clay_mae_tiny_patch8, mae_builders
-from torchgeo_clay.models.checkpoint import released_name
+from torchgeo_clay.models.weights.names import released_name
 from torchgeo_clay.tasks import ClayPretraining
 
 TINY = 'clay_mae_tiny_patch8'

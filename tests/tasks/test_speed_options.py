@@ -10,12 +10,12 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
+from torchgeo_clay.conditioning.contract import Conditioning
 from torchgeo_clay.datamodules import ClayPretrainDataModule
-from torchgeo_clay.metadata import Conditioning
 from torchgeo_clay.sensors import get_sensor
 from torchgeo_clay.tasks import ClayEmbedding, ClayPretraining
+from torchgeo_clay.tasks.optim import cosine, finetuning, published
 from torchgeo_clay.tasks.precision import warn_if_emulated
-from torchgeo_clay.tasks.recipes import cosine, finetuning, published
 
 
 @pytest.fixture(autouse=True)

@@ -2,14 +2,14 @@
 
 """Lightning callbacks."""
 
-from torchgeo_clay.callbacks.checkpoints import AtomicCheckpoints
-from torchgeo_clay.callbacks.embedding import EmbeddingWriter
+from torchgeo_clay.callbacks.embedding_writer import EmbeddingWriter
 from torchgeo_clay.callbacks.knn import KNNEvaluation
-from torchgeo_clay.callbacks.left_out import ScenesLeftOut
-from torchgeo_clay.callbacks.metadata import SensorMetadata
+from torchgeo_clay.callbacks.map_writer import RasterWriter
 from torchgeo_clay.callbacks.nonfinite import NonFiniteLoss
-from torchgeo_clay.callbacks.raster import RasterWriter
 from torchgeo_clay.callbacks.reconstruction import ReconstructionPlot
+from torchgeo_clay.callbacks.sensor_metadata import SensorMetadata
+from torchgeo_clay.callbacks.skipped import ScenesLeftOut
+from torchgeo_clay.plugins import AtomicCheckpoints
 
 __all__ = (
     'AtomicCheckpoints',

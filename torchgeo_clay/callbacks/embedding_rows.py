@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from torchgeo_clay.datamodules import SceneDataModule
-from torchgeo_clay.datamodules.units import Unit
+from torchgeo_clay.datamodules.scenes.work import Unit
 from torchgeo_clay.datasets import Scene
-from torchgeo_clay.datasets.windows import PATCH, owned, starts
+from torchgeo_clay.datasets.raster.windows import PATCH, owned, starts
 from torchgeo_clay.inference import footprint, footprint_wgs84
 from torchgeo_clay.writers import Rows
 

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from torchgeo_clay.datamodules.checks import check_at_least
+from torchgeo_clay.datamodules.arguments import check_at_least
 from torchgeo_clay.evaluation import collapse_figures, embed_labelled, knn_probe
 from torchgeo_clay.evaluation.labelled import Pooling
 from torchgeo_clay.models import Clay
@@ -56,7 +56,7 @@ class KNNEvaluation(Callback):
         """Initialise.
 
         Args:
-            data: a datamodule for classification, whose batches follow the contract of :mod:`torchgeo_clay.metadata`
+            data: a datamodule for classification, whose batches follow the contract of :mod:`torchgeo_clay.conditioning.contract`
                 and have ``label`` (B,): :class:`~torchgeo_clay.datamodules.SyntheticDataModule`, or
                 :class:`~torchgeo_clay.datamodules.SensorDataModule` around one of TorchGeo's. Not the one trained on.
             every_n_epochs: how often; the last epoch always counts.

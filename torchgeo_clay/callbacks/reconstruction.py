@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torchgeo_clay.datamodules.selected import sensor_of
-from torchgeo_clay.metadata import Conditioning
+from torchgeo_clay.conditioning.contract import Conditioning
+from torchgeo_clay.conditioning.selected import sensor_of
 from torchgeo_clay.models.masking import Masking
 from torchgeo_clay.models.teacher import teacher_rgb
 from torchgeo_clay.sensors import Sensor

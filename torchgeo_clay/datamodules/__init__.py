@@ -3,10 +3,10 @@
 """Data modules for Lightning."""
 
 from torchgeo_clay.datamodules.biomassters import BioMasstersDataModule
-from torchgeo_clay.datamodules.predict import SceneDataModule
-from torchgeo_clay.datamodules.pretrain import ClayPretrainDataModule
-from torchgeo_clay.datamodules.sensor_datamodule import SensorDataModule
-from torchgeo_clay.datamodules.synthetic import SyntheticDataModule
+from torchgeo_clay.datamodules.pretrain.datamodule import ClayPretrainDataModule
+from torchgeo_clay.datamodules.scenes.datamodule import SceneDataModule
+from torchgeo_clay.datamodules.simulated import SyntheticDataModule
+from torchgeo_clay.datamodules.wrapped.datamodule import SensorDataModule
 
 __all__ = (
     'BioMasstersDataModule',

@@ -16,7 +16,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchgeo_clay.metadata import Conditioning, LatLonOrder
+from torchgeo_clay.conditioning.contract import Conditioning, LatLonOrder
 from torchgeo_clay.models import Clay
 
 __all__ = ('Pooling', 'embed_labelled', 'evaluating')
@@ -51,7 +51,7 @@ def embed_labelled(
         data: the datamodule, whose hooks check, move and normalise batches. Without a trainer, TorchGeo's augment none.
         loader: one of its loaders, such as ``data.val_dataloader()``, of batches with ``label`` (B,).
         pooling: ``class`` for the class token, ``mean`` for the mean of the patches that hold data.
-        latlon_order: see :func:`torchgeo_clay.metadata.encode_latlon`.
+        latlon_order: see :func:`torchgeo_clay.conditioning.contract.encode_latlon`.
 
     Returns:
         (N, D) float32, and labels (N,).

@@ -2,9 +2,9 @@
 
 """Whole scenes: windows that cover them, blending, footprints, maps."""
 
-from torchgeo_clay.datasets.windows import check_windows, owned, starts, windows
+from torchgeo_clay.datasets.raster.footprints import footprint, footprint_wgs84
+from torchgeo_clay.datasets.raster.windows import check_windows, owned, starts, windows
 from torchgeo_clay.inference.blending import axis_weights, taper
-from torchgeo_clay.inference.footprints import footprint, footprint_wgs84
 from torchgeo_clay.inference.maps import MapStyle
 from torchgeo_clay.inference.scene import predict_scene
 

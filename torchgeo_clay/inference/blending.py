@@ -32,7 +32,7 @@ def axis_weights(first: Sequence[int], chip: int) -> npt.NDArray[np.float64]:
     """Weights of the windows of an axis.
 
     Args:
-        first: first pixels of the windows, of :func:`torchgeo_clay.datasets.windows.starts`.
+        first: first pixels of the windows, of :func:`torchgeo_clay.datasets.raster.windows.starts`.
         chip: pixels of a window.
 
     Returns:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from torchgeo_clay.datasets import Scene
-from torchgeo_clay.inference.dense import Rows
+from torchgeo_clay.inference.blender import Rows
 from torchgeo_clay.writers.cog import CogStream, Colour, Layout
 
 __all__ = ('NODATA_CLASS', 'MapStream', 'MapStyle', 'beside', 'write_maps')

@@ -16,8 +16,8 @@ from torch import nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from torchgeo_clay.datasets import SensorRaster
-from torchgeo_clay.datasets.windows import check_windows, starts
-from torchgeo_clay.inference.dense import blended_rows, device_of
+from torchgeo_clay.datasets.raster.windows import check_windows, starts
+from torchgeo_clay.inference.blender import blended_rows, device_of
 from torchgeo_clay.inference.maps import MapStyle, beside, write_maps
 from torchgeo_clay.sensors import Sensor
 from torchgeo_clay.writers.atomic import check_writable

@@ -2,14 +2,12 @@
 
 """Clay's models, their builders and released weights."""
 
-from torchgeo_clay.models.archive import CheckpointError
 from torchgeo_clay.models.builders import (
     clay_base_patch8,
     clay_large_patch8,
     clay_small_patch8,
     clay_tiny_patch8,
 )
-from torchgeo_clay.models.checkpoint import load_encoder, save_encoder
 from torchgeo_clay.models.clay import Clay
 from torchgeo_clay.models.decoder import ClayDecoder
 from torchgeo_clay.models.folded import FoldedClay
@@ -20,7 +18,9 @@ from torchgeo_clay.models.mae_builders import (
     clay_mae_small_patch8,
     clay_mae_tiny_patch8,
 )
-from torchgeo_clay.models.weights import ClayLarge8_Weights
+from torchgeo_clay.models.weights.files import CheckpointError
+from torchgeo_clay.models.weights.names import load_encoder, save_encoder
+from torchgeo_clay.models.weights.released import ClayLarge8_Weights
 
 __all__ = (
     'CheckpointError',

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from torchgeo_clay.models.checkpoint import load_encoder
 from torchgeo_clay.models.clay import Clay
-from torchgeo_clay.models.weights import WeightsLike, fetch
+from torchgeo_clay.models.weights.names import load_encoder
+from torchgeo_clay.models.weights.released import WeightsLike, fetch
 from torchgeo_clay.sensors import Sensor
 
 __all__ = (

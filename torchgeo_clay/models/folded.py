@@ -14,8 +14,8 @@ from einops import rearrange
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
-from torchgeo_clay.metadata import Conditioning
-from torchgeo_clay.models.conditioning import match_images
+from torchgeo_clay.conditioning.contract import Conditioning
+from torchgeo_clay.conditioning.matching import match_images
 from torchgeo_clay.models.trunk import ClayTrunk
 
 __all__ = ('FoldedClay',)
@@ -85,15 +85,15 @@ class FoldedClay(ClayTrunk):
         Args:
             x: (B, C, H, W) normalised, with the bands it was folded for.
             gsd: metres per pixel of these images, a float or (B,).
-            time: (B, 4) code of :func:`torchgeo_clay.metadata.encode_time`; None for unknown.
-            latlon: (B, 4) code of :func:`torchgeo_clay.metadata.encode_latlon`; None for unknown.
+            time: (B, 4) code of :func:`torchgeo_clay.conditioning.contract.encode_time`; None for unknown.
+            latlon: (B, 4) code of :func:`torchgeo_clay.conditioning.contract.encode_latlon`; None for unknown.
 
         Returns:
             (B, D) class token after the final norm for ``num_classes=0``, else (B, num_classes) logits.
 
         Raises:
             ValueError: for another number of channels, sizes that are not a multiple of the patch size, and what
-                :func:`torchgeo_clay.models.conditioning.match_images` refuses.
+                :func:`torchgeo_clay.conditioning.matching.match_images` refuses.
         """
         return self.forward_head(self.forward_features(x, gsd, time, latlon))
 

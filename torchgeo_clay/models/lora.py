@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torchgeo_clay.models.clay import Clay
-from torchgeo_clay.models.finetuning import freeze_encoder
+from torchgeo_clay.models.freezing import freeze_encoder
 
 __all__ = ('add_lora', 'merge_lora')
 

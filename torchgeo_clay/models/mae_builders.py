@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchgeo_clay.models.checkpoint import holds_teacher, load_mae
 from torchgeo_clay.models.clay import Clay
 from torchgeo_clay.models.decoder import ClayDecoder
 from torchgeo_clay.models.mae import ClayMAE
 from torchgeo_clay.models.teacher import make_teacher
-from torchgeo_clay.models.weights import WeightsLike, fetch
+from torchgeo_clay.models.weights.names import holds_teacher, load_mae
+from torchgeo_clay.models.weights.released import WeightsLike, fetch
 
 __all__ = ('clay_mae_base_patch8', 'clay_mae_large_patch8', 'clay_mae_small_patch8', 'clay_mae_tiny_patch8')
 

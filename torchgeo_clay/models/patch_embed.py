@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from torchgeo_clay.metadata import Conditioning
+from torchgeo_clay.conditioning.contract import Conditioning
 from torchgeo_clay.models.position import wavelength_code
 
 __all__ = ('PixelHead', 'WaveKernels', 'WavelengthPatchEmbed', 'patchify', 'unpatchify')

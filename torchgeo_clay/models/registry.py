@@ -11,8 +11,8 @@ from timm.models import is_model, model_entrypoint, register_model
 from torch import nn
 from torchgeo.models import api
 
-from torchgeo_clay.models import builders, mae_builders, timm_models
-from torchgeo_clay.models.weights import ClayLarge8_Weights
+from torchgeo_clay.models import builders, mae_builders, timm
+from torchgeo_clay.models.weights.released import ClayLarge8_Weights
 
 __all__ = ('register',)
 
@@ -28,10 +28,10 @@ _BUILDERS: tuple[Callable[..., nn.Module], ...] = (
 )
 _RELEASED: tuple[Callable[..., nn.Module], ...] = (builders.clay_large_patch8, mae_builders.clay_mae_large_patch8)
 _ENTRY_POINTS: tuple[Callable[..., nn.Module], ...] = (
-    timm_models.clay_tiny_patch8,
-    timm_models.clay_small_patch8,
-    timm_models.clay_base_patch8,
-    timm_models.clay_large_patch8,
+    timm.clay_tiny_patch8,
+    timm.clay_small_patch8,
+    timm.clay_base_patch8,
+    timm.clay_large_patch8,
 )
 
 

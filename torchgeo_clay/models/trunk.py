@@ -15,7 +15,7 @@ from timm.models import VisionTransformer
 from timm.models.vision_transformer import checkpoint_seq
 from torch import Tensor, nn
 
-from torchgeo_clay.metadata import Conditioning
+from torchgeo_clay.conditioning.contract import Conditioning
 from torchgeo_clay.models.position import position_code
 
 __all__ = ('ClayAttention', 'ClayNorm', 'ClayTrunk')

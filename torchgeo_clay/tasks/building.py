@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from torchgeo_clay.models import Clay, builders
-from torchgeo_clay.models.dense import ChangeClay, DenseClay
-from torchgeo_clay.models.weights import WeightsLike
+from torchgeo_clay.models.decoders import ChangeClay, DenseClay
+from torchgeo_clay.models.weights.released import WeightsLike
 
 __all__ = ('change_detector', 'classifier', 'pixelwise')
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from torchgeo.tasks import ChangeDetection
 
 from torchgeo_clay.models import ClayLarge8_Weights
+from torchgeo_clay.tasks.base import ClayTask
 from torchgeo_clay.tasks.building import change_detector
-from torchgeo_clay.tasks.finetuning import ClayTask
 from torchgeo_clay.tasks.plotting import PLOTTED, plot_change
 
 __all__ = ('ClayChangeDetection',)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchgeo.tasks import BaseTask
 
-from torchgeo_clay.datamodules.selected import sensor_of
-from torchgeo_clay.metadata import Conditioning, LatLonOrder
+from torchgeo_clay.conditioning.contract import Conditioning, LatLonOrder
+from torchgeo_clay.conditioning.selected import sensor_of
 from torchgeo_clay.models import Clay, FoldedClay, builders
 from torchgeo_clay.models.casting import cast_copy, cast_matmuls
-from torchgeo_clay.models.weights import choose
+from torchgeo_clay.models.weights.released import choose
 from torchgeo_clay.sensors import Sensor
 from torchgeo_clay.tasks.precision import warn_if_emulated
 
@@ -49,7 +49,7 @@ class ClayEmbedding(BaseTask):
             pooling: ``class`` for the class token, ``mean`` for the mean of the patches that hold data, ``patches`` for
                 every patch.
             latlon_order: order of latitude and longitude in the place code, see
-                :func:`torchgeo_clay.metadata.encode_latlon`.
+                :func:`torchgeo_clay.conditioning.contract.encode_latlon`.
             compile: whether to compile the encoder, which takes a minute per sensor and pays on a GPU with many chips.
 
         Raises:
@@ -85,7 +85,7 @@ class ClayEmbedding(BaseTask):
 
         Args:
             batch: normalised ``image`` (B, C, H, W), ``valid`` (B, 1, H, W), ``sensor``, and the metadata of
-                :meth:`torchgeo_clay.metadata.Conditioning.from_batch`.
+                :meth:`torchgeo_clay.conditioning.contract.Conditioning.from_batch`.
 
         Returns:
             (B, D), or (B, h, w, D) for ``pooling='patches'``; float32.

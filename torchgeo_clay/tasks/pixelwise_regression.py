@@ -9,8 +9,8 @@ from typing import Any, Literal
 from torchgeo.tasks import PixelwiseRegression
 
 from torchgeo_clay.models import ClayLarge8_Weights
+from torchgeo_clay.tasks.base import ClayTask
 from torchgeo_clay.tasks.building import pixelwise
-from torchgeo_clay.tasks.finetuning import ClayTask
 
 __all__ = ('ClayPixelwiseRegression',)
 
@@ -19,7 +19,7 @@ class ClayPixelwiseRegression(ClayTask, PixelwiseRegression):
     """TorchGeo's pixelwise regression with Clay, told about each batch.
 
     Images are of any size from one patch on, and the output, (B, 1, H, W), is of theirs; see
-    :class:`~torchgeo_clay.models.dense.DenseClay`.
+    :class:`~torchgeo_clay.models.decoders.DenseClay`.
     """
 
     def __init__(

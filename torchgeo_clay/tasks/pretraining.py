@@ -15,13 +15,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 import torchgeo_clay.models
-from torchgeo_clay.datamodules.selected import sensor_of
-from torchgeo_clay.metadata import Conditioning, LatLonOrder
+from torchgeo_clay.conditioning.contract import Conditioning, LatLonOrder
+from torchgeo_clay.conditioning.selected import sensor_of
 from torchgeo_clay.models import ClayMAE, MAEOutput
 from torchgeo_clay.models.teacher import teacher_rgb
+from torchgeo_clay.tasks.optim import cosine, published
 from torchgeo_clay.tasks.precision import warn_if_emulated
-from torchgeo_clay.tasks.recipes import cosine, published
-from torchgeo_clay.tasks.taught import TaughtTask, teacher_options
+from torchgeo_clay.tasks.teacher import TaughtTask, teacher_options
 
 __all__ = ('ClayPretraining',)
 
@@ -78,12 +78,12 @@ class ClayPretraining(TaughtTask):
             norm_pix_loss: see :class:`~torchgeo_clay.models.ClayMAE`.
             mask_ratio: see :class:`~torchgeo_clay.models.ClayMAE`.
             recipe: ``cosine``, a warm-up and a cosine decay, or ``published``, the release's rising warm restarts; see
-                :mod:`torchgeo_clay.tasks.recipes`.
+                :mod:`torchgeo_clay.tasks.optim`.
             lr: learning rate; None for the recipe's own, 1.5e-4 for ``cosine`` and 1e-5 for ``published``.
             weight_decay: of AdamW.
             warmup: share of the steps in which ``cosine`` raises the rate.
             kernel_rate: factor on the rate of the networks that make kernels from wavelengths, with ``cosine``; see
-                :func:`torchgeo_clay.tasks.recipes.cosine`.
+                :func:`torchgeo_clay.tasks.optim.cosine`.
             t_0: steps of the first cycle of ``published``.
             t_mult: factor from one cycle's length to the next of ``published``.
             grad_checkpointing: recompute the encoder's activations in the backward pass, to save memory.

@@ -11,8 +11,8 @@ from torchgeo.tasks import Regression
 
 from torchgeo_clay.models import ClayLarge8_Weights
 from torchgeo_clay.models.padding import pad_image
+from torchgeo_clay.tasks.base import ClayTask
 from torchgeo_clay.tasks.building import classifier
-from torchgeo_clay.tasks.finetuning import ClayTask
 
 __all__ = ('ClayRegression',)
 

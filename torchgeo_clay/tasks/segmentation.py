@@ -11,8 +11,8 @@ from torch import Tensor
 from torchgeo.tasks import SemanticSegmentation
 
 from torchgeo_clay.models import ClayLarge8_Weights
+from torchgeo_clay.tasks.base import ClayTask
 from torchgeo_clay.tasks.building import pixelwise
-from torchgeo_clay.tasks.finetuning import ClayTask
 
 __all__ = ('ClaySemanticSegmentation',)
 
@@ -21,7 +21,7 @@ class ClaySemanticSegmentation(ClayTask, SemanticSegmentation):
     """TorchGeo's semantic segmentation with Clay, told about each batch.
 
     Images are of any size from one patch on, and the output is of theirs; see
-    :class:`~torchgeo_clay.models.dense.DenseClay`.
+    :class:`~torchgeo_clay.models.decoders.DenseClay`.
     """
 
     label_key = 'mask'

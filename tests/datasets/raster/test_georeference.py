@@ -1,0 +1,124 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+import math
+
+import numpy as np
+import pytest
+import rasterio
+from hypothesis import given
+from hypothesis import strategies as st
+from pyproj import CRS, Geod
+from rasterio import Affine
+from rasterio.control import GroundControlPoint
+from rasterio.transform import from_origin
+from rasterio.warp import transform as rasterio_transform
+
+from torchgeo_clay.datasets import scan_scene
+from torchgeo_clay.datasets.raster.georeference import apply, lon_lat, window_center, window_gsd
+from torchgeo_clay.sensors import get_sensor
+
+NAIP = get_sensor('naip')
+
+
+@pytest.mark.parametrize('code', [32630, 32736, 2193, 28992, 3857, 4326, 2264, 5070])
+def test_place_is_rasterios(code):
+    crs = CRS(code)
+    area = crs.area_of_use
+    lon, lat = (area.west + area.east) / 2 + 0.3, (area.south + area.north) / 2 - 0.2
+    (x,), (y,) = rasterio_transform('EPSG:4326', f'EPSG:{code}', [lon], [lat])
+    step = 1e-4 if crs.is_geographic else 10
+    found = window_center(crs, from_origin(x - 50 * step, y + 20 * step, step, step), 10, 40, 20, 20)
+    assert found == pytest.approx((lat, lon), abs=1e-7)
+
+
+def test_place_is_in_float64():
+    crs, transform = CRS(32760), from_origin(562990.25, 5690260.25, 0.1, 0.1)
+    lat, lon = window_center(crs, transform, 0, 0, 1, 1)
+    lat2, lon2 = window_center(crs, transform, 0, 1, 1, 1)
+    assert Geod(ellps='WGS84').inv(lon, lat, lon2, lat2)[2] == pytest.approx(0.1, rel=1e-3)
+
+
+def test_without_a_crs_or_a_way_to_wgs84_the_place_is_unknown():
+    local = CRS.from_wkt(
+        'ENGCRS["site",EDATUM["none"],CS[Cartesian,2],AXIS["x",east],AXIS["y",north],LENGTHUNIT["metre",1]]'
+    )
+    for crs in (None, local):
+        assert all(math.isnan(v) for v in lon_lat(crs, 1.0, 2.0))
+    assert math.isnan(window_gsd(None, Affine.identity(), 0, 0, 1, 1))
+    assert window_gsd(local, from_origin(0, 0, 2, 2), 0, 0, 1, 1) == 2
+
+
+def test_longitude_is_wrapped():
+    assert lon_lat(CRS(4326), 200.0, 10.0) == pytest.approx((-160.0, 10.0))
+    assert lon_lat(CRS(4326), 10.0, 95.0) == pytest.approx((math.nan, math.nan), nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ('code', 'size', 'gsd'),
+    [
+        (32630, (10, 10), 10), (32630, (0.6, 0.6), 0.6), (32630, (20, 5), 10),  # metres, not square: geometric mean
+        (2264, (10, 10), 10 * 1200 / 3937),  # US survey feet
+        (2222, (10, 10), 10 * 0.3048),  # international feet
+    ],
+)  # fmt: skip
+def test_gsd_of_projected_grids_is_in_metres(code, size, gsd):
+    crs = CRS(code)
+    area = crs.area_of_use
+    lon, lat = (area.west + area.east) / 2, (area.south + area.north) / 2
+    (x,), (y,) = rasterio_transform('EPSG:4326', f'EPSG:{code}', [lon], [lat])
+    assert window_gsd(crs, from_origin(x, y, *size), 0, 0, 8, 8) == pytest.approx(gsd, rel=1e-12)
+
+
+def test_gsd_of_web_mercator_is_measured():
+    (x,), (y,) = rasterio_transform('EPSG:4326', 'EPSG:3857', [10], [60])
+    assert window_gsd(CRS(3857), from_origin(x, y, 10, 10), 0, 0, 1, 1) == pytest.approx(5, rel=0.01)
+
+
+@pytest.mark.parametrize('lat', [0, 38, -60, 80])
+def test_gsd_of_geographic_grids_is_measured_on_the_ellipsoid(lat):
+    step, geod = 8.98e-5, Geod(ellps='WGS84')
+    east = geod.inv(5 - step / 2, lat, 5 + step / 2, lat)[2]
+    north = geod.inv(5, lat - step / 2, 5, lat + step / 2)[2]
+    found = window_gsd(CRS(4326), from_origin(5 - 50 * step, lat + 50 * step, step, step), 0, 0, 100, 100)
+    assert found == pytest.approx(math.sqrt(east * north), rel=1e-6)
+
+
+def test_gsd_at_38_degrees_north_is_between_10_and_7_9():
+    assert window_gsd(CRS(4326), from_origin(0, 38, 8.98e-5, 8.98e-5), 0, 0, 1, 1) == pytest.approx(
+        math.sqrt(10 * 7.9), rel=5e-3
+    )
+
+
+@given(st.floats(0, 360), st.floats(0.1, 100), st.floats(0.1, 100))
+def test_gsd_does_not_turn_with_the_grid(angle, width, height):
+    transform = Affine.translation(500_000, 4_600_000) @ Affine.rotation(angle) @ Affine.scale(width, -height)
+    assert window_gsd(CRS(32630), transform, 0, 0, 1, 1) == pytest.approx(math.sqrt(width * height))
+
+
+@given(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3))
+def test_apply_is_rasterios_xy(x, y):
+    transform = Affine.translation(500_000, 4_600_000) @ Affine.rotation(30) @ Affine.scale(10, -10)
+    assert apply(transform, x, y) == pytest.approx(transform @ (x, y))
+
+
+def test_ground_control_points_give_place_and_gsd(write_raster):
+    north_up = from_origin(500_000, 4_600_000, 10, 10)
+    points = [GroundControlPoint(r, c, *(north_up @ (c, r))) for r, c in ((0, 0), (0, 50), (40, 0), (40, 50))]
+    path = write_raster(crs=None, transform=None, gcps=(points, rasterio.CRS.from_epsg(32630)))
+    scene = scan_scene(path, NAIP)
+    assert tuple(scene.transform) == pytest.approx(tuple(north_up))
+    assert scene.gsd(0, 0, 40, 50) == pytest.approx(10)
+    (lon,), (lat,) = rasterio_transform('EPSG:32630', 'EPSG:4326', [500_250], [4_599_800])
+    assert scene.place(0, 0, 40, 50) == pytest.approx((lat, lon), abs=1e-7)
+
+
+def test_rotated_grids_keep_place_and_gsd(write_raster):
+    transform = Affine.translation(500_000, 4_600_000) @ Affine.rotation(33) @ Affine.scale(10, -10)
+    path = write_raster(transform=transform)
+    scene = scan_scene(path, NAIP)
+    with rasterio.open(path) as file:
+        x, y = file.xy(9.5, 19.5)  # rasterio counts from the pixel's centre
+    (lon,), (lat,) = rasterio_transform('EPSG:32630', 'EPSG:4326', [x], [y])
+    assert scene.place(0, 0, 20, 40) == pytest.approx((lat, lon), abs=1e-9)
+    assert scene.gsd(0, 0, 20, 40) == pytest.approx(10)
+    assert np.isfinite(scene.place(-100, -100, 8, 8)).all()

@@ -1,0 +1,73 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""Checks of what a user asks of :class:`~torchgeo_clay.datamodules.ClayPretrainDataModule`."""
+
+from __future__ import annotations
+
+from torchgeo_clay.datamodules.pretrain.dataset import MODEL_PATCH
+
+__all__ = ('check_at_least', 'check_patch_size', 'check_precision', 'check_share')
+
+
+def check_patch_size(patch_size: int) -> None:
+    """Raise unless the model's patches fill a patch of ``patch_size`` pixels per side.
+
+    Args:
+        patch_size: pixels per side.
+
+    Raises:
+        ValueError: if it is not a positive multiple of 8.
+    """
+    if patch_size < MODEL_PATCH or patch_size % MODEL_PATCH:
+        nearest = max(1, round(patch_size / MODEL_PATCH)) * MODEL_PATCH
+        raise ValueError(
+            f"patch_size: expected a multiple of {MODEL_PATCH}, the size of the model's patches, got {patch_size}. "
+            f'The nearest is {nearest}.'
+        )
+
+
+def check_at_least(least: int, **values: int) -> None:
+    """Raise for a value below ``least``.
+
+    Args:
+        least: the smallest value allowed.
+        **values: name of the argument → its value.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    for name, value in values.items():
+        if value < least:
+            raise ValueError(f'{name}: expected {least} or more, got {value}.')
+
+
+def check_share(most: float, **values: float) -> None:
+    """Raise for a value that is not a share.
+
+    Args:
+        most: the largest share allowed.
+        **values: name of the argument → its value.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    for name, value in values.items():
+        if not 0 <= value <= most:
+            raise ValueError(f'{name}: expected a share from 0 to {"1" if most == 1 else "below 1"}, got {value}.')
+
+
+def check_precision(precision: str | int | None) -> None:
+    """Refuse a precision with which Lightning casts batches before any hook sees them.
+
+    Args:
+        precision: the trainer's; None where there is no trainer.
+
+    Raises:
+        ValueError: for half precision, which puts times off by days.
+    """
+    if precision in ('bf16-true', '16-true'):
+        raise ValueError(
+            f"precision: expected one that leaves batches in float32 and float64, got '{precision}', with which "
+            'Lightning casts times (off by days then) and places before any hook sees them. '
+            f"Use '{str(precision).removesuffix('true')}mixed'."
+        )

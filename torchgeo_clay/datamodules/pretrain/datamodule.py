@@ -1,0 +1,298 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""Pretraining on folders of scenes: every batch holds one sensor."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from torchgeo_clay.conditioning.contract import check_batch
+from torchgeo_clay.datamodules.arguments import check_at_least, check_patch_size, check_precision, check_share
+from torchgeo_clay.datamodules.pretrain.agreement import check_agreement, describe_parts
+from torchgeo_clay.datamodules.pretrain.dataset import PretrainDataset
+from torchgeo_clay.datamodules.pretrain.folders import find_folders
+from torchgeo_clay.datamodules.pretrain.loader import PlannedLoader, Progress, ResumableLoader
+from torchgeo_clay.datamodules.pretrain.plan import EpochPlan, Shares, describe_plan, plan_epoch, plan_evaluation
+from torchgeo_clay.datamodules.pretrain.regions import SensorScenes, split_scenes
+from torchgeo_clay.datamodules.pretrain.resuming import ResumableDataModule
+from torchgeo_clay.datamodules.pretrain.scan import ScannedFolder, scan_folder
+from torchgeo_clay.sensors import Sensor
+from torchgeo_clay.sensors.normalization import SensorNormalization
+from torchgeo_clay.sensors.plausibility import UnitsCheck
+from torchgeo_clay.simulator import SyntheticScenes
+
+__all__ = ('ClayPretrainDataModule',)
+
+
+class ClayPretrainDataModule(ResumableDataModule):
+    """Patches of scenes of many sensors, one sensor per batch.
+
+    ``root`` holds one folder per sensor, named as in :data:`~torchgeo_clay.sensors.SENSORS` or with a ``sensor.yaml``
+    of its own, and in it GeoTIFF scenes of any size, CRS and dtype and Clay's ``.npz`` chips. Everything random is
+    drawn from (seed, epoch, sensor, index): the number of workers and of devices changes nothing, and a killed run
+    that is resumed in mid-epoch trains on exactly the batches that were left.
+
+    A batch of B samples, C bands, H = W = ``patch_size`` and L = (H / 8)² patches, on the device, holds
+
+    * ``image`` (B, C, H, W) float32, normalised, hidden bands and pixels without data zero
+    * ``target`` (B, C, H, W) float32, the same without hidden bands
+    * ``valid`` (B, 1, H, W) bool, where there is data · ``band_mask`` (B, C) bool, False for hidden bands
+    * ``noise`` (B, L) float32, whose smallest values are masked
+    * ``wavelength`` (B, C) µm · ``res`` (B,) metres per pixel, float32
+    * ``lat``, ``lon`` (B,) degrees WGS84 · ``time`` (B,) seconds UTC, float64, NaN for unknown
+    * ``index`` (B,) int64, number of the sample · ``sensor`` name of the folder, a string
+    * ``paths``, the files they were read from · ``counted``, B but where a rank has no sample of its own left
+    * ``teacher_target`` (B, T) float32, with ``ClayPretraining(teacher_targets=…)`` alone
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str] = 'data/synthetic',
+        sensors: Sequence[str] | None = None,
+        batch_size: int = 16,
+        patch_size: int = 256,
+        num_workers: int = 0,
+        shares: str | dict[str, float] = 'equal',
+        val_split: float = 0.1,
+        seed: int = 0,
+        min_valid: float = 0.5,
+        small_scenes: str = 'pad',
+        patches_per_scene: int | None = None,
+        readers: dict[str, dict[str, Any]] | None = None,
+        weights: dict[str, dict[str, float]] | None = None,
+        synthetic: bool | dict[str, Any] = False,
+        max_failures: int = 10,
+    ) -> None:
+        """Initialise.
+
+        Args:
+            root: folder of the sensors' folders; with ``synthetic`` the folder to write them to.
+            sensors: names of the folders to use; None for all.
+            batch_size: samples per batch and device.
+            patch_size: pixels per side of a patch, a multiple of 8.
+            num_workers: worker processes per loader.
+            shares: ``equal`` for as many batches of each sensor, ``size`` for batches in proportion to the data, or a
+                weight per sensor; see :func:`~torchgeo_clay.datamodules.pretrain.plan.count_batches`.
+            val_split: share of each sensor's scenes that validate; see
+                :func:`~torchgeo_clay.datamodules.pretrain.regions.split_scenes`.
+            seed: of all that is random.
+            min_valid: share of pixels with data (of those inside the scene) below which a patch is replaced.
+            small_scenes: what happens to scenes smaller than a patch: ``pad`` or ``skip``.
+            patches_per_scene: patches drawn from a scene in an epoch of training; None for as many as lie side by side.
+            readers: per folder, how its files are read: ``bands``, ``offset``, ``to_db``, ``gsd``, ``time`` for
+                rasters, ``order`` for chips.
+            weights: per folder, file → share of the draws of training; a ``weights.csv`` in the folder does the same.
+            synthetic: whether to write simulated scenes to ``root``, where there are none yet, and use them; or the
+                arguments of :class:`~torchgeo_clay.datasets.SyntheticScenes` to write others than its default.
+            max_failures: scenes that may fail while read before a run is stopped; each rank counts its own.
+
+        Raises:
+            ValueError: for values out of range.
+        """
+        super().__init__(PretrainDataset, batch_size, num_workers)
+        check_patch_size(patch_size)
+        check_at_least(1, batch_size=batch_size)
+        check_at_least(0, num_workers=num_workers, seed=seed, max_failures=max_failures)
+        if patches_per_scene is not None:
+            check_at_least(1, patches_per_scene=patches_per_scene)
+        check_share(1 - 1e-9, val_split=val_split)
+        check_share(1, min_valid=min_valid)
+        if small_scenes not in ('pad', 'skip'):
+            raise ValueError(f"small_scenes: expected 'pad' or 'skip', got {small_scenes!r}.")
+        self.root, self.sensors, self.patch_size = root, sensors, patch_size
+        self.shares: Shares = shares
+        self.val_split, self.seed, self.min_valid, self.small_scenes = val_split, seed, min_valid, small_scenes
+        self.patches_per_scene, self.readers, self.weights = patches_per_scene, readers or {}, weights or {}
+        self.synthetic, self.max_failures = synthetic, max_failures
+        self.selected: dict[str, Sensor] = {}
+        self._parts: dict[str, dict[str, SensorScenes]] = {}
+        self._loaders: list[PlannedLoader] = []
+        self._check_units: defaultdict[str, UnitsCheck] = defaultdict(UnitsCheck)  # folders may share a sensor
+
+    def prepare_data(self) -> None:
+        """Write the simulated scenes, if asked for. Called by one process only."""
+        self._images()
+
+    def _images(self) -> str | os.PathLike[str]:
+        """The folder of the sensors' folders, after simulated scenes have been written where they are asked for."""
+        if self.synthetic is False:
+            return self.root
+        return SyntheticScenes(self.root, **({} if self.synthetic is True else self.synthetic)).images
+
+    def setup(self, stage: str) -> None:
+        """Look at the scenes, split them and say what there is.
+
+        Args:
+            stage: ``fit``, ``validate`` or ``test``; the scenes that validate are the scenes that test.
+
+        Raises:
+            ValueError: for a root without scenes that can be read, a batch larger than a sensor's data, or a precision
+                that can't hold time and place; on several ranks also for data that is not the same on all.
+        """
+        check_precision(None if self.trainer is None else self.trainer.precision)
+        if not self._parts:
+            check_agreement(self._look)
+        if stage == 'fit':
+            self.train_dataset = PretrainDataset(
+                self._parts['train'],
+                self.patch_size,
+                train=True,
+                seed=self.seed,
+                min_valid=self.min_valid,
+                patches_per_scene=self.patches_per_scene,
+            )
+            for line in describe_plan(self.train_dataset.sizes, self.batch_size * self._world[1], self.shares):
+                rank_zero_info(line)
+        self.val_dataset = PretrainDataset(
+            self._parts['val'], self.patch_size, train=False, seed=self.seed, min_valid=self.min_valid
+        )
+
+    def _look(self) -> dict[str, tuple[int, str]]:
+        """Look at the scenes of this rank and describe them for the others."""
+        self._split(self._scan())
+        return describe_parts(self._parts)
+
+    def _scan(self) -> dict[str, ScannedFolder]:
+        """Look at all folders and log what they hold."""
+        folders = find_folders(self._images(), self.sensors, self.readers)
+        if unknown := sorted(set(self.weights) - set(folders)):
+            raise ValueError(f'weights: there is no folder {unknown[0]!r} in use, only {", ".join(folders)}.')
+        scanned = {}
+        for name, folder in folders.items():
+            found = scan_folder(
+                folder, self.patch_size, skip_small=self.small_scenes == 'skip', weights=self.weights.get(name)
+            )
+            rank_zero_info(found.summary())
+            if found.skipped:
+                rank_zero_warn(found.skips())
+            scanned[name] = found
+        self.selected = {name: found.scenes.sensor for name, found in scanned.items()}
+        self.normalization = SensorNormalization(self.selected)
+        return scanned
+
+    def _split(self, scanned: Mapping[str, ScannedFolder]) -> None:
+        """Split every sensor's scenes into training and validation."""
+        self._parts = {'train': {}, 'val': {}}
+        for name, found in scanned.items():
+            train, val = split_scenes(
+                found.scenes.regions, self.val_split, seed=self.seed, patch_size=self.patch_size, root=found.folder.path
+            )
+            self._parts['train'][name] = found.scenes.pick(train)
+            if val:
+                self._parts['val'][name] = found.scenes.pick(val)
+            elif self.val_split:
+                rank_zero_warn(
+                    f'{name}: its only scene is too small to give a part to validation; it trains, and nothing of this '
+                    'sensor validates.'
+                )
+
+    @property
+    def _world(self) -> tuple[int, int]:
+        """Number of this rank and number of ranks."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _identity(self, sizes: Mapping[str, int]) -> dict[str, Any]:
+        """All that an epoch's batches depend on, in plain types."""
+        shares = self.shares if isinstance(self.shares, str) else dict(self.shares)
+        return {
+            'batch_size × devices': self.batch_size * self._world[1],
+            'seed': self.seed,
+            'shares': shares,
+            'patch_size': self.patch_size,
+            'min_valid': self.min_valid,
+            'patches per epoch': dict(sizes),
+            'scenes': {n: part.digest(self.selected[n].band_names) for n, part in self._parts['train'].items()},
+        }
+
+    def train_dataloader(self) -> ResumableLoader:
+        """The loader of this rank's batches, which Lightning saves the position of.
+
+        Returns:
+            A loader that yields batches on the host, before :meth:`on_after_batch_transfer`.
+        """
+        dataset = self._valid_attribute('train_dataset')
+        rank, world = self._world
+        sizes, total, shares, seed = dataset.sizes, self.batch_size * world, self.shares, self.seed
+
+        def plan(epoch: int) -> EpochPlan:
+            return plan_epoch(sizes, total, shares, seed=seed, epoch=epoch)
+
+        progress = None if self.trainer is None else Progress(self.trainer)
+        loader = ResumableLoader(
+            dataset,
+            plan,
+            rank=rank,
+            world_size=world,
+            num_workers=self.num_workers,
+            max_failures=self.max_failures,
+            identity=self._identity(sizes),
+            progress=progress,
+            fixed_epoch=progress is not None and progress.repeats,
+        )
+        self._loaders.append(loader)
+        return self.resumed(loader)
+
+    def val_dataloader(self) -> PlannedLoader | list[PlannedLoader]:
+        """The loader of this rank's batches of validation.
+
+        Returns:
+            A loader that yields batches on the host, the same in every epoch; none where no scene validates.
+        """
+        dataset = self.val_dataset
+        if not isinstance(dataset, PretrainDataset) or not dataset.sizes:
+            return []
+        rank, world = self._world
+        plan = plan_evaluation(dataset.sizes, self.batch_size * world)
+        options = {'num_workers': self.num_workers, 'max_failures': self.max_failures}
+        loader = PlannedLoader(dataset, lambda epoch: plan, rank=rank, world_size=world, **options)
+        self._loaders.append(loader)
+        return loader
+
+    def test_dataloader(self) -> PlannedLoader | list[PlannedLoader]:
+        """The loader of validation: pretraining holds out one part of the scenes only."""
+        return self.val_dataloader()
+
+    def teardown(self, stage: str) -> None:
+        """Stop the workers and close the files.
+
+        Args:
+            stage: ignored.
+        """
+        while self._loaders:
+            self._loaders.pop().close()
+        for part in (part for parts in self._parts.values() for part in parts.values()):
+            part.close()
+
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Check a batch's values on the host; of a sensor's first batches also the units.
+
+        Args:
+            batch: a batch as loaded.
+            dataloader_idx: ignored.
+
+        Returns:
+            The batch.
+
+        Raises:
+            ValueError: for whatever :func:`~torchgeo_clay.conditioning.contract.check_batch` refuses.
+        """
+        check_batch(batch)
+        self._check_units[batch['sensor']](batch['image'], self.selected[batch['sensor']], batch['valid'])
+        return batch
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Normalise a batch on its device and hide bands.
+
+        Args:
+            batch: a batch as loaded.
+            dataloader_idx: ignored.
+
+        Returns:
+            The batch as the class describes it.
+        """
+        return self.normalization(batch)

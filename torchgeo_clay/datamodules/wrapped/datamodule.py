@@ -1,0 +1,284 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""Any TorchGeo datamodule, made aware of its sensor. Shapes: B samples, T dates, C bands, H rows, W columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from torchgeo.datamodules import BaseDataModule
+
+from torchgeo_clay.conditioning.contract import check_batch
+from torchgeo_clay.datamodules.arguments import check_precision
+from torchgeo_clay.datamodules.pretrain.dataset import MODEL_PATCH
+from torchgeo_clay.datamodules.wrapped.loader import with_dataset
+from torchgeo_clay.datamodules.wrapped.normalization import (
+    find_normalizations,
+    intensity_scale,
+    replace_normalizations,
+)
+from torchgeo_clay.datasets.wrapped.dataset import SensorDataset
+from torchgeo_clay.datasets.wrapped.own import OWN, own_sensor
+from torchgeo_clay.datasets.wrapped.resampling import pixel_growth, transforms_of
+from torchgeo_clay.datasets.wrapped.shared_mask import SharedMask, share_masks
+from torchgeo_clay.sensors import Sensor, get_sensor
+from torchgeo_clay.sensors.normalization import SensorNormalization, normalize
+
+__all__ = ('SensorDataModule',)
+
+_DATASETS = ('train_dataset', 'val_dataset', 'test_dataset', 'predict_dataset', 'dataset')
+
+
+class SensorDataModule(BaseDataModule):
+    """Makes any of TorchGeo's datamodules, Geo or NonGeo, aware of its sensor.
+
+    The datamodule's splits, samplers, collation and augmentation stay; its normalisation makes way for the sensor's,
+    applied once, after the augmentation, on the device. A batch holds what it held, and
+
+    * ``image`` (B, C, H, W) or (B, T, C, H, W) float32, (x - mean) / std of the sensor
+    * ``wavelength`` (B, C) µm · ``res`` (B,) metres per pixel, following resizes and crops
+    * ``lat``, ``lon`` (B,) degrees WGS84 of the chip's centre before augmentation · ``time`` (B,) or (B, T) seconds
+      UTC; all float64, NaN for unknown
+    * ``sensor`` its name
+
+    Example::
+
+        data:
+          class_path: torchgeo_clay.datamodules.SensorDataModule
+          init_args:
+            sensor: naip
+            datamodule:
+              class_path: torchgeo.datamodules.ChesapeakeCVPRDataModule
+              init_args: {train_splits: [ny-train], val_splits: [ny-val], test_splits: [ny-test], patch_size: 256}
+              dict_kwargs: {root: data/chesapeake, download: true}
+    """
+
+    def __init__(
+        self,
+        datamodule: LightningDataModule,
+        sensor: str | Sensor,
+        bands: list[str] | None = None,
+        gsd: float | None = None,
+        channels: list[str] | None = None,
+        rename: dict[str, str] | None = None,
+        scale: float = 1.0,
+        offset: float = 0.0,
+        to_db: bool = False,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        metadata: Callable[[Any, Any], Mapping[str, float]] | None = None,
+    ) -> None:
+        """Initialise.
+
+        Args:
+            datamodule: the datamodule, whose augmentation is changed as soon as it is set up.
+            sensor: name of a sensor, a :class:`~torchgeo_clay.sensors.Sensor`, the path of one's YAML, or ``dataset``
+                to make one of the dataset's own band names and wavelengths, for instruments that are not in the table.
+            bands: names or aliases of the bands that the model gets, in that order; None for all that the dataset
+                has, in the sensor's order. See :class:`~torchgeo_clay.datasets.SensorDataset` for this and the next.
+            gsd: metres per pixel of the images as they are stored; None to read it.
+            channels: what the dataset's channels are, in its order.
+            rename: keys of the dataset → keys of the batch contract.
+            scale: factor to the sensor's numbers.
+            offset: summand to the sensor's numbers.
+            to_db: whether pixels are linear power to be turned into decibels.
+            mean: with ``sensor: dataset`` the mean of each channel, or one for all; None for the datamodule's own.
+            std: likewise the standard deviation.
+            metadata: gives place, time and resolution where the files do not.
+
+        Raises:
+            ValueError: for an unknown sensor, or an option without use.
+        """
+        super().__init__(getattr(datamodule, 'dataset_class', Dataset))
+        if sensor != OWN and (mean is not None or std is not None):
+            raise ValueError(f'mean, std: expected with sensor={OWN!r} only; {sensor!r} has its own statistics.')
+        self.datamodule = datamodule
+        self.batch_size = getattr(datamodule, 'batch_size', 1)
+        self.prepare_data_per_node = datamodule.prepare_data_per_node
+        self._sensor = sensor if sensor == OWN else get_sensor(sensor)
+        self._statistics = mean, std
+        self._options: dict[str, Any] = {
+            'bands': bands,
+            'gsd': gsd,
+            'channels': channels,
+            'rename': rename,
+            'scale': scale,
+            'offset': offset,
+            'to_db': to_db,
+            'metadata': metadata,
+        }
+        self._wrapped: dict[int, SensorDataset] = {}
+        self._current: SensorDataset | None = None
+        self._augmentations: dict[nn.Module, float] = {}
+        self._options['said'] = set()
+
+    def prepare_data(self) -> None:
+        """Download and prepare data, as the wrapped datamodule does."""
+        self.datamodule.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        """Set up the wrapped datamodule and find the sensor's bands in its datasets.
+
+        Args:
+            stage: 'fit', 'validate', 'test' or 'predict'.
+
+        Raises:
+            ValueError: see :class:`~torchgeo_clay.datasets.SensorDataset`; for a precision that spoils times.
+        """
+        if self.trainer is not None:
+            check_precision(self.trainer.precision)
+        self.datamodule.trainer = self.trainer
+        self.datamodule.setup(stage)
+        self._wrapped.clear()
+        for name in _DATASETS:
+            dataset = getattr(self.datamodule, name, None)
+            if isinstance(dataset, Dataset):
+                setattr(self, name, self._wrap(dataset))
+
+    @property
+    def selected(self) -> dict[str, Sensor]:
+        """Name of the sensor → the sensor, with the bands that the model gets; empty before any data was set up."""
+        return {} if self._current is None else {self._current.sensor.name: self._current.sensor}
+
+    def _adopt_augmentations(self, sensor: Sensor) -> None:
+        """Take the normalisation out of everything the wrapped datamodule may call on a batch."""
+        share_masks(self.datamodule, *vars(self.datamodule))
+        for module in vars(self.datamodule).values():
+            if isinstance(module, nn.Module) and module not in self._augmentations:
+                scale = intensity_scale(module, sensor) if find_normalizations(module) else 1.0
+                replace_normalizations(module, scale)
+                self._augmentations[module] = scale
+
+    def _wrap(self, dataset: Dataset[Any]) -> SensorDataset:
+        """The sensor's view of a dataset, made once; its normalisation and the datamodule's are taken out."""
+        if isinstance(dataset, SensorDataset):
+            self._current = dataset
+        elif id(dataset) not in self._wrapped:
+            sensor = self._sensor
+            if isinstance(sensor, str):
+                mean, std = self._statistics
+                own_mean, own_std = (getattr(self.datamodule, name, None) for name in ('mean', 'std'))
+                sensor = own_sensor(
+                    dataset,
+                    own_mean if mean is None else mean,
+                    own_std if std is None else std,
+                    gsd=self._options['gsd'],
+                )
+            for module in transforms_of(dataset):
+                replace_normalizations(module, 1.0)
+            self._current = self._wrapped[id(dataset)] = SensorDataset(dataset, sensor, **self._options)
+        else:
+            self._current = self._wrapped[id(dataset)]
+        self._adopt_augmentations(self._current.sensor)
+        self.mean = torch.tensor(self._current.sensor.mean)
+        self.std = torch.tensor(self._current.sensor.std)
+        self.normalization = SensorNormalization(self.selected)
+        return self._current
+
+    def train_dataloader(self) -> Any:
+        """The wrapped datamodule's loaders for training, over the sensor's view of the data."""
+        return with_dataset(self.datamodule.train_dataloader(), self._wrap)
+
+    def val_dataloader(self) -> Any:
+        """The wrapped datamodule's loaders for validation, over the sensor's view of the data."""
+        return with_dataset(self.datamodule.val_dataloader(), self._wrap)
+
+    def test_dataloader(self) -> Any:
+        """The wrapped datamodule's loaders for testing, over the sensor's view of the data."""
+        return with_dataset(self.datamodule.test_dataloader(), self._wrap)
+
+    def predict_dataloader(self) -> Any:
+        """The wrapped datamodule's loaders for prediction, over the sensor's view of the data."""
+        return with_dataset(self.datamodule.predict_dataloader(), self._wrap)
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Check a batch while it lies on the host.
+
+        Args:
+            batch: as collated.
+            dataloader_idx: of several loaders.
+
+        Raises:
+            ValueError: for a batch without ``image``, or values :func:`~torchgeo_clay.conditioning.contract.check_batch` refuses.
+        """
+        batch = self.datamodule.on_before_batch_transfer(batch, dataloader_idx)
+        found = sorted(map(str, batch)) if isinstance(batch, Mapping) else type(batch).__name__
+        if not isinstance(batch, Mapping) or not isinstance(batch.get('image'), Tensor):
+            raise ValueError(
+                f"{type(self.datamodule).__name__}: expected batches with 'image' (B, C, H, W) or (B, T, C, H, W), got "
+                f"{found}. If it has another name say which: rename={{'image_S2': 'image'}}."
+            )
+        check_batch(batch)
+        return batch
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch as the wrapped datamodule does."""
+        return self.datamodule.transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Augment a batch as the wrapped datamodule does, let ``res`` follow, and normalise for the sensor.
+
+        Args:
+            batch: on the device, in the sensor's units.
+            dataloader_idx: of several loaders.
+
+        Raises:
+            ValueError: for images smaller than one of the model's patches.
+        """
+        self.datamodule.trainer = self.trainer
+        inner = {m: m.inner if isinstance(m, SharedMask) else m for m in self._augmentations}
+        for module in inner.values():
+            vars(module)['_params'] = None  # what kornia drew last, to see below which of them is called
+        batch = dict(self.datamodule.on_after_batch_transfer(batch, dataloader_idx))
+        scale, growth = 1.0, torch.ones(len(batch['image']), dtype=torch.float64)
+        for module, divisor in self._augmentations.items():
+            if inner[module]._params is not None:
+                scale *= divisor
+                growth = growth * pixel_growth(module, len(growth))
+        height, width = batch['image'].shape[-2:]
+        if min(height, width) < MODEL_PATCH:
+            raise ValueError(
+                f"image: expected {MODEL_PATCH} pixels or more per side, one of the model's patches, got {height} x "
+                f'{width}. Give the datamodule a larger patch_size, or leave such images out.'
+            )
+        if self._current is None:
+            raise ValueError(f'{type(self).__name__}: call setup before its batches are used.')
+        batch['res'] = batch['res'] * growth.to(batch['res'], non_blocking=True)
+        image = batch['image'].float() * scale
+        statistics = self.normalization.statistics(self._current.sensor.name, image.device)
+        batch['image'] = normalize(image, torch.isfinite(image), *statistics)  # what is not finite is nodata
+        return batch
+
+    def plot(self, *args: Any, **kwargs: Any) -> Figure | None:
+        """Show a sample as the wrapped datamodule does, in its own bands and numbers.
+
+        Args:
+            *args: the sample, in the sensor's units: TorchGeo's tasks undo ``mean`` and ``std`` before they plot.
+            **kwargs: passed on.
+
+        Raises:
+            ValueError: before any data was set up.
+        """
+        if self._current is None:
+            raise ValueError(f'{type(self).__name__}: call setup before plot.')
+        sample = self._current.original(args[0])
+        figure = self.datamodule.plot(sample, *args[1:], **kwargs) if hasattr(self.datamodule, 'plot') else None
+        return figure or self._current.plot(args[0], *args[1:], **kwargs)
+
+    def teardown(self, stage: str) -> None:
+        """Tear down the wrapped datamodule."""
+        self.datamodule.teardown(stage)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The wrapped datamodule's state."""
+        return self.datamodule.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the wrapped datamodule's state."""
+        self.datamodule.load_state_dict(state_dict)

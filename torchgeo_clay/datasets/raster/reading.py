@@ -1,0 +1,270 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""Pixels of a scene: C bands, H rows, W columns.
+
+Pixels are read as they lie in the file: nothing is resampled by :func:`read_window`. A pixel is valid where every one
+of its bands is: inside the scene, not nodata, not masked out by the file, finite. Invalid pixels are 0 in all bands, so
+that no fill value or NaN travels on; after normalising set them to 0 again to give them the mean.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+from pyproj import CRS
+from rasterio import Affine
+from rasterio.enums import Resampling
+from rasterio.errors import RasterioIOError
+from rasterio.io import DatasetReader
+from rasterio.transform import array_bounds
+from rasterio.warp import reproject, transform_bounds
+from rasterio.windows import Window
+
+from torchgeo_clay.datasets.raster.georeference import apply, shifted
+from torchgeo_clay.datasets.raster.scene import Scene, SceneError, open_raster
+
+__all__ = ('Handles', 'read_window', 'read_window_on_grid', 'to_units')
+
+Pixels = npt.NDArray[Any]
+Valid = npt.NDArray[np.bool_]
+
+#: Power that stands for no return at all, from the release's data module: -100 dB.
+_LEAST_POWER = 1e-10
+
+
+def read_window(
+    dataset: DatasetReader, scene: Scene, row: int, col: int, height: int, width: int
+) -> tuple[Pixels, Valid]:
+    """Read a window of a scene in its own grid.
+
+    Args:
+        dataset: the scene's file, open.
+        scene: the scene.
+        row: first row; the window may begin or end outside of the scene.
+        col: first column.
+        height: rows.
+        width: columns.
+
+    Returns:
+        Pixels (C, H, W) in the file's dtype, float32 if the scene has an offset or is turned into decibels; and valid
+        (1, H, W), bool.
+
+    Raises:
+        SceneError: if the file can't be read there.
+        ValueError: for a height or width that is not positive.
+    """
+    pixels, valid = _read_raw(dataset, scene, row, col, height, width)
+    return to_units(pixels, valid, scene), valid
+
+
+def _read_raw(
+    dataset: DatasetReader, scene: Scene, row: int, col: int, height: int, width: int
+) -> tuple[Pixels, Valid]:
+    """Read a window, padded where it leaves the scene, in the file's dtype."""
+    if height < 1 or width < 1:
+        raise ValueError(f'Expected a window of at least 1 x 1 pixels, got {height} x {width}.')
+    top, left = max(row, 0), max(col, 0)
+    bottom, right = min(row + height, scene.height), min(col + width, scene.width)
+    if bottom <= top or right <= left:
+        return np.zeros((len(scene.band_indexes), height, width), scene.dtype), np.zeros((1, height, width), bool)
+    pixels, valid = _read_inside(dataset, scene, Window(left, top, right - left, bottom - top))
+    if valid.shape[1:] == (height, width):
+        return pixels, valid
+    margins = ((0, 0), (top - row, row + height - bottom), (left - col, col + width - right))
+    return np.pad(pixels, margins), np.pad(valid, margins)
+
+
+def _read_inside(dataset: DatasetReader, scene: Scene, window: Window) -> tuple[Pixels, Valid]:
+    """Read a window that lies inside the scene."""
+    try:
+        pixels = dataset.read(scene.band_indexes, window=window)
+        mask = dataset.read_masks(scene.band_indexes[0], window=window) if scene.has_mask else None
+    except RasterioIOError as error:
+        raise SceneError(
+            f'{scene.path}: not readable at rows {window.row_off} to {window.row_off + window.height}, columns '
+            f'{window.col_off} to {window.col_off + window.width}: {error}. Is the file truncated? Copy it again.'
+        ) from error
+    valid = np.ones(pixels.shape[1:], bool) if mask is None else mask > 0
+    for nodata in set(scene.nodata):
+        fill = None if nodata is None else _as_dtype(nodata, pixels.dtype)
+        if fill is None:
+            continue
+        filled = pixels == fill
+        if len(set(scene.nodata)) > 1:  # only in the bands that say so
+            filled[[other != nodata for other in scene.nodata]] = False
+        if filled.any():
+            valid &= ~filled.any(axis=0)
+    if np.issubdtype(pixels.dtype, np.floating):
+        finite = np.isfinite(pixels)
+        if not finite.all():
+            valid &= finite.all(axis=0)
+    if not valid.all():
+        pixels[:, ~valid] = 0
+    return pixels, valid[None]
+
+
+def _as_dtype(value: float, dtype: np.dtype[Any]) -> np.generic | None:
+    """A nodata value in the pixels' own dtype, so that comparing converts no pixel; None if no pixel can have it."""
+    if np.issubdtype(dtype, np.integer):
+        limits = np.iinfo(dtype)
+        fits = float(value).is_integer() and limits.min <= value <= limits.max
+        return cast(np.generic, dtype.type(int(value))) if fits else None
+    return None if value != value else cast(np.generic, dtype.type(value))  # NaN is seen as not finite
+
+
+def to_units(pixels: Pixels, valid: Valid, scene: Scene) -> Pixels:
+    """Take a scene's offset off and turn linear power into decibels, where the scene asks for it.
+
+    Reflectance below zero after an offset is physical (noise over dark water) and kept. Power of zero or less becomes
+    1e-10, as in the release's training: -100 dB.
+
+    Args:
+        pixels: (C, H, W).
+        valid: (1, H, W), bool; pixels that are not stay 0.
+        scene: the scene, with ``offset`` and ``to_db``.
+
+    Returns:
+        (C, H, W), float32 if anything was to be done, else the pixels themselves.
+    """
+    if scene.offset == 0 and not scene.to_db:
+        return pixels
+    # float64 in between: a float32 sum of large integers and offsets would round twice
+    values = pixels.astype(np.float64) + scene.offset
+    if scene.to_db:
+        values = 10 * np.log10(np.where(values <= 0, _LEAST_POWER, values))
+    return np.where(valid, values, 0).astype(np.float32)
+
+
+def read_window_on_grid(
+    dataset: DatasetReader, scene: Scene, crs: CRS, transform: Affine, height: int, width: int
+) -> tuple[Pixels, Valid]:
+    """Read a scene onto another grid, bilinearly, as TorchGeo does.
+
+    Args:
+        dataset: the scene's file, open.
+        scene: the scene; it must have a CRS.
+        crs: of the grid.
+        transform: from the grid's (column, row) to its CRS.
+        height: rows of the grid.
+        width: columns of the grid.
+
+    Returns:
+        Pixels (C, H, W), float32, and valid (1, H, W), bool. A pixel that takes part of its value from an invalid one
+        takes it from the valid ones only.
+
+    Raises:
+        SceneError: if the file can't be read there.
+    """
+    assert scene.crs is not None
+    bounds = array_bounds(height, width, transform)
+    left, bottom, right, top = transform_bounds(crs.to_wkt(), scene.crs.to_wkt(), *bounds, densify_pts=21)
+    inverse = ~scene.transform
+    corners = [apply(inverse, x, y) for x in (left, right) for y in (bottom, top)]
+    shape = (len(scene.band_indexes), height, width)
+    if not np.isfinite(corners).all():  # the grid lies where the scene's CRS is not defined
+        return np.zeros(shape, np.float32), np.zeros((1, height, width), bool)
+    cols, rows = zip(*corners, strict=True)
+    # one pixel more on each side for the bilinear kernel, and one for rounding
+    row, col = max(int(min(rows)) - 2, 0), max(int(min(cols)) - 2, 0)
+    size = min(int(max(rows)) + 3, scene.height) - row, min(int(max(cols)) + 3, scene.width) - col
+    if min(size) < 1:
+        return np.zeros(shape, np.float32), np.zeros((1, height, width), bool)
+    pixels, valid = _read_raw(dataset, scene, row, col, *size)
+    warped = np.full(shape, np.nan, np.float32)
+    reproject(
+        np.where(valid, pixels, np.nan).astype(np.float32),
+        warped,
+        src_transform=shifted(scene.transform, row, col),
+        src_crs=scene.crs.to_wkt(),
+        src_nodata=np.nan,
+        dst_transform=transform,
+        dst_crs=crs.to_wkt(),
+        dst_nodata=np.nan,
+        resampling=Resampling.bilinear,
+    )
+    valid = np.isfinite(warped).all(axis=0)[None]
+    return to_units(np.where(valid, warped, np.float32(0)), valid, scene), valid
+
+
+class Handles:
+    """Open rasters, the least recently used closed first.
+
+    Every process and thread opens its own: neither a fork nor a pickle takes a handle along, as GDAL's handles do not
+    bear being shared. What is open when the interpreter ends is closed before GDAL is taken down, as rasterio complains
+    of each one left (an "Error in sys.excepthook" without a message).
+
+    Args:
+        limit: how many stay open.
+
+    Raises:
+        ValueError: for a limit below 1.
+    """
+
+    def __init__(self, limit: int = 64) -> None:
+        """Initialise; see the class."""
+        if limit < 1:
+            raise ValueError(f'limit: expected at least 1 open file, got {limit}.')
+        self.limit = limit
+        self._start()
+
+    def _start(self) -> None:
+        """Begin with nothing open, in this process."""
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._open: OrderedDict[tuple[int, str], DatasetReader] = OrderedDict()
+        weakref.finalize(self, _close_all, self._pid, self._open)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to another process: no handles."""
+        return {'limit': self.limit}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Start anew in the other process."""
+        self.limit = state['limit']
+        self._start()
+
+    def __len__(self) -> int:
+        """How many rasters are open in this process."""
+        return len(self._open) if self._pid == os.getpid() else 0
+
+    def __call__(self, path: str) -> DatasetReader:
+        """The raster at a path, opened if it is not yet.
+
+        Args:
+            path: the file.
+
+        Raises:
+            SceneError: if it can't be opened.
+        """
+        if self._pid != os.getpid():
+            self._inherited = self._open  # the parent's, kept so that they are not closed from here
+            self._start()
+        key = (threading.get_ident(), path)
+        with self._lock:
+            dataset = self._open.get(key)
+            if dataset is not None:
+                self._open.move_to_end(key)
+                return dataset
+        dataset = open_raster(path)
+        with self._lock:
+            self._open[key] = dataset
+            mine = [k for k in self._open if k[0] == key[0]]
+            if len(mine) > self.limit:  # another thread's may be in use just now
+                self._open.pop(mine[0]).close()
+        return dataset
+
+    def close(self) -> None:
+        """Close all rasters of this process; they are opened again when asked for."""
+        _close_all(self._pid, self._open)
+
+
+def _close_all(pid: int, rasters: OrderedDict[tuple[int, str], DatasetReader]) -> None:
+    """Close rasters in the process that opened them; in another one leave them be."""
+    while pid == os.getpid() and rasters:
+        rasters.popitem()[1].close()

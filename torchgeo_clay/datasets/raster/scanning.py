@@ -1,0 +1,138 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""Folders of rasters as scenes of a sensor; what is left out is named and counted, what is assumed is said once."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_info
+from torchgeo.datasets.utils import Path, find_files
+
+from torchgeo_clay.datasets.raster.scene import Scene, SceneError, scan_scene
+from torchgeo_clay.sensors import Sensor
+
+__all__ = ('list_rasters', 'log_assumptions', 'nothing_left', 'scan_scenes')
+
+# What lies beside rasters without being one: GDAL's sidecars, Clay's chips, which have a dataset of their own, and the
+# sensor.yaml and weights.csv of a folder of pretraining.
+_BESIDE = ('.aux.xml', '.ovr', '.msk', '.npz', '.yaml', '.yml', '.csv')
+
+
+def list_rasters(paths: Path | Iterable[Path]) -> list[str]:
+    """Files that may be rasters, sorted: the files given, and all in the folders given.
+
+    Args:
+        paths: files, URLs, and folders, which are searched through. Hidden files, GDAL's sidecars, ``.npz``, YAML and
+            CSV are left out.
+
+    Raises:
+        ValueError: for a path that does not exist.
+    """
+    files: set[str] = set()
+    for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
+        name = os.fspath(path)
+        if '://' in name:  # rasterio opens it as it is; there is no listing it
+            files.add(name)
+            continue
+        if not os.path.exists(name) and not name.startswith('/vsi'):
+            raise ValueError(f'{name}: expected a file or a folder of rasters, found nothing there.')
+        files.update(f for f in find_files(name) if not os.path.isdir(f))
+    return sorted(f for f in files if not f.endswith(_BESIDE) and not os.path.basename(f).startswith('.'))
+
+
+def scan_scenes(
+    files: Sequence[str], sensor: Sensor, bands: Sequence[str] | None = None, **options: Any
+) -> tuple[list[Scene], list[tuple[str, str]]]:
+    """Scan files, keeping those that are scenes of the sensor.
+
+    Args:
+        files: the files.
+        sensor: the sensor, with all its bands.
+        bands: see :func:`torchgeo_clay.datasets.raster.scene.scan_scene`, as for ``options``.
+        options: ``offset``, ``to_db``, ``gsd``, ``time``.
+
+    Returns:
+        The scenes, and of each file left out its path and the reason.
+
+    Warns:
+        UserWarning: once, naming the files left out and counting them.
+    """
+    scenes: list[Scene] = []
+    skipped: list[tuple[str, str]] = []
+    for file in files:
+        try:
+            scenes.append(scan_scene(file, sensor, bands, **options))
+        except SceneError as error:
+            skipped.append((file, str(error).removeprefix(f'{file}: ')))
+    if skipped and scenes:
+        warnings.warn(f'{sensor.name}: {_list_skipped(skipped, len(files))}', stacklevel=3)
+    return scenes, skipped
+
+
+def _list_skipped(skipped: Sequence[tuple[str, str]], total: int, most: int = 10) -> str:
+    """The files left out, by name and reason; beyond ``most`` their number."""
+    lines = [f'left out {len(skipped)} of {total} files:', *(f'  {path}: {reason}' for path, reason in skipped[:most])]
+    if len(skipped) > most:
+        lines.append(f'  and {len(skipped) - most} more; .skipped lists them all')
+    return '\n'.join(lines)
+
+
+def log_assumptions(sensor: Sensor, scenes: Sequence[Scene]) -> None:
+    """Say once per dataset what was assumed of its scenes.
+
+    Through Lightning's log, which ``torchgeo fit`` shows; Python's own hides what is not a warning.
+
+    Args:
+        sensor: the sensor, with the bands selected.
+        scenes: the scenes.
+    """
+    by_order = [s for s in scenes if not s.described]
+    left_out = sorted({name for s in scenes for name in s.left_out})
+    no_hour = [s for s in scenes if s.acquired.known and not s.acquired.has_hour]
+    no_time = [s for s in scenes if not s.acquired.known]
+    no_place = [s for s in scenes if s.crs is None]
+    other_gsd = [s for s in scenes if s.crs is not None and _departs(s)]
+    scaled = [s for s in scenes if s.scaling and s.offset == 0]
+    for found, text in (
+        (by_order, f'have no band names; taken in the order {", ".join(sensor.band_names)}'),
+        (no_hour, 'have a date without an hour; taken at noon UTC'),
+        (no_time, 'have no date in their tags or names; their time is unknown (NaN)'),
+        (no_place, 'have no CRS; their place is unknown (NaN), their GSD as given'),
+        (other_gsd, 'have pixels of another size than gsd= says; taken as given'),
+        (
+            scaled,
+            f'have a scale or offset of their own ({scaled[0].scaling if scaled else ""}), not applied; see offset=',
+        ),
+    ):
+        if found:
+            rank_zero_info(f'{sensor.name}: {len(found)} of {len(scenes)} scenes {text} (first: {found[0].path})')
+    if left_out:
+        rank_zero_info(f'{sensor.name}: bands of the files left out: {", ".join(left_out)}')
+
+
+def _departs(scene: Scene) -> bool:
+    """Whether a given GSD is more than 5 % from what the scene's own grid measures."""
+    if scene.fixed_gsd is None:
+        return False
+    measured = replace(scene, fixed_gsd=None).gsd(0, 0, scene.height, scene.width)
+    return abs(measured / scene.fixed_gsd - 1) > 0.05
+
+
+def nothing_left(paths: Any, sensor: Sensor, skipped: Sequence[tuple[str, str]], total: int) -> str:
+    """Why there is nothing to read.
+
+    Args:
+        paths: as the user gave them.
+        sensor: the sensor.
+        skipped: of each file left out its path and the reason.
+        total: number of files found.
+    """
+    if total == 0:
+        return f'{paths}: expected rasters of {sensor.name} in any format rasterio reads, found no file.'
+    where = f'{paths}: ' if isinstance(paths, str | os.PathLike) else ''  # a list of files may be of any length
+    return f'{where}no scene of {sensor.name} is left; {_list_skipped(skipped, total)}'

@@ -1,0 +1,250 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""A raster file as a scene of a sensor: which of its bands are the sensor's, where and when it is.
+
+Nothing here reads pixels; see :mod:`torchgeo_clay.datasets.raster.reading`.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import rasterio
+from pyproj import CRS
+from rasterio import Affine
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+from rasterio.io import DatasetReader
+
+from torchgeo_clay.conditioning.contract import check_gsd
+from torchgeo_clay.datasets.raster.bands import SceneError, match_bands
+from torchgeo_clay.datasets.raster.dates import UNKNOWN, Acquisition, acquisition, parse_time
+from torchgeo_clay.datasets.raster.georeference import georeferencing, window_center, window_gsd
+from torchgeo_clay.datasets.raster.tiff import missing_bytes
+from torchgeo_clay.sensors import Sensor
+
+__all__ = ('Scene', 'SceneError', 'open_raster', 'scan_scene')
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A raster file, seen as a scene of one sensor.
+
+    Attributes:
+        path: the file.
+        height: rows.
+        width: columns.
+        crs: its coordinate reference system; None for unknown.
+        transform: affine from (column, row) to the CRS, float64; fitted to the ground control points where it has none.
+        band_indexes: the file's bands (from 1) in the order of the sensor's bands.
+        nodata: per band the value that stands for no data, or None.
+        has_mask: whether the file has a mask of its own, or an alpha band that is not one of ``band_indexes``.
+        dtype: of the pixels in the file, as in numpy.
+        acquired: when it was taken.
+        fixed_gsd: metres per pixel given by the user; None to measure it.
+        offset: added to every valid pixel; makes them float32 if not zero.
+        to_db: whether linear power is turned into 10·log10(power); makes pixels float32.
+        left_out: names of the file's bands that the sensor does not have or that were not asked for.
+        described: whether bands were matched by their descriptions, not by their order.
+        scaling: the file's own scale or offset as text, where it has one: never applied, only said.
+    """
+
+    path: str
+    height: int
+    width: int
+    crs: CRS | None
+    transform: Affine
+    band_indexes: tuple[int, ...]
+    nodata: tuple[float | None, ...]
+    has_mask: bool
+    dtype: str
+    acquired: Acquisition = UNKNOWN
+    fixed_gsd: float | None = None
+    offset: float = 0.0
+    to_db: bool = False
+    left_out: tuple[str, ...] = ()
+    described: bool = True
+    scaling: str = ''
+
+    @property
+    def time(self) -> float:
+        """Seconds since 1970-01-01 UTC; NaN for unknown."""
+        return self.acquired.time
+
+    def place(self, row: float, col: float, height: float, width: float) -> tuple[float, float]:
+        """Latitude and longitude of a window's centre, degrees WGS84; NaN for unknown.
+
+        Args:
+            row: first row of the window; it may begin or end outside of the scene.
+            col: first column of the window.
+            height: rows of the window.
+            width: columns of the window.
+        """
+        return window_center(self.crs, self.transform, row, col, height, width)
+
+    def gsd(self, row: float, col: float, height: float, width: float) -> float:
+        """Ground sampling distance of a window: metres per pixel, the geometric mean of a pixel's two sides.
+
+        Args:
+            row: first row of the window; it may begin or end outside of the scene.
+            col: first column of the window.
+            height: rows of the window.
+            width: columns of the window.
+        """
+        if self.fixed_gsd is not None:
+            return self.fixed_gsd
+        return window_gsd(self.crs, self.transform, row, col, height, width)
+
+
+def open_raster(path: str | os.PathLike[str]) -> DatasetReader:
+    """Open a raster for reading, quietly where it has no georeference.
+
+    Args:
+        path: the file.
+
+    Raises:
+        SceneError: if it can't be opened as a raster.
+    """
+    name = os.fspath(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', NotGeoreferencedWarning)
+        try:
+            return rasterio.open(name)
+        except RasterioIOError as error:
+            if os.path.isfile(name) and os.path.getsize(name) == 0:
+                raise SceneError(f'{name}: the file has zero bytes.') from error
+            raise SceneError(f'{name}: not readable as a raster: {error}') from error
+
+
+def _alpha_bands(dataset: DatasetReader) -> tuple[int, ...]:
+    """The bands that the file calls alpha. Four-band aerial images often call their infrared so."""
+    return tuple(i for i, c in enumerate(dataset.colorinterp, start=1) if c == ColorInterp.alpha)
+
+
+def _has_mask(dataset: DatasetReader, band_indexes: Sequence[int]) -> bool:
+    """Whether there is a mask to read besides nodata values."""
+    flags = dataset.mask_flag_enums[band_indexes[0] - 1]
+    if MaskFlags.per_dataset not in flags:
+        return False
+    return MaskFlags.alpha not in flags or not set(_alpha_bands(dataset)) & set(band_indexes)
+
+
+def _check_complete(dataset: DatasetReader) -> None:
+    """Raise if a GeoTIFF on disk ends before its last tag or block, which opening it does not notice."""
+    if dataset.driver == 'GTiff' and os.path.isfile(dataset.name) and (missing := missing_bytes(dataset.name)):
+        raise SceneError(f'truncated: at least {missing} bytes are missing at its end. Copy it again.')
+
+
+def _scaling(dataset: DatasetReader, band_indexes: Sequence[int]) -> str:
+    """The file's own scale and offset, where it has one, as text."""
+    tags = dataset.tags()
+    said = []
+    if tags.get('REFLECTANCE_OFFSET_DN', '').strip('-+0.'):  # what is left of any spelling of zero is nothing
+        said.append(f'REFLECTANCE_OFFSET_DN={tags["REFLECTANCE_OFFSET_DN"]}')
+    for name, neutral, values in (('scale', 1.0, dataset.scales), ('offset', 0.0, dataset.offsets)):
+        if any(values[i - 1] != neutral for i in band_indexes):
+            said.append(f'{name}={values[band_indexes[0] - 1]:g}')
+    return ', '.join(said)
+
+
+def scan_scene(
+    path: str | os.PathLike[str],
+    sensor: Sensor,
+    bands: Sequence[str] | None = None,
+    *,
+    offset: float = 0.0,
+    to_db: bool = False,
+    gsd: float | None = None,
+    time: float | str | None = None,
+) -> Scene:
+    """Look at a raster file without reading its pixels.
+
+    Args:
+        path: the file.
+        sensor: the sensor it is of, with all its bands.
+        bands: names or aliases of the bands wanted, in the order wanted; None for all of the sensor's. Also the order
+            of a file that has as many bands and no names.
+        offset: added to every valid pixel, such as -1000 for Sentinel-2 since processing baseline 04.00.
+        to_db: whether pixels are linear power to be turned into 10·log10(power).
+        gsd: metres per pixel, for a file without CRS; None to measure it.
+        time: seconds since 1970-01-01 UTC or a date as text; None to look at the tags and the name.
+
+    Returns:
+        The scene.
+
+    Raises:
+        SceneError: if the file can't be used; the message begins with its path.
+        ValueError: for arguments that are wrong for every file.
+    """
+    sensor.select(bands)
+    if gsd is not None:
+        check_gsd(gsd)
+    name = os.fspath(path)
+    with open_raster(name) as dataset:
+        try:
+            return _scan(dataset, name, sensor, bands, offset, to_db, gsd, _given_time(time))
+        except SceneError as error:
+            raise SceneError(f'{name}: {error}') from error
+
+
+def _given_time(time: float | str | None) -> Acquisition | None:
+    """The acquisition a user gives."""
+    if time is None:
+        return None
+    if isinstance(time, str):
+        acquired = parse_time(time)
+        if not acquired.known:
+            raise ValueError(f"time: expected a date such as '2020-04-15' or '2020-04-15T09:30:00Z', got {time!r}.")
+        return acquired
+    return Acquisition(float(time), float(time), float(time))
+
+
+def _scan(
+    dataset: DatasetReader,
+    path: str,
+    sensor: Sensor,
+    bands: Sequence[str] | None,
+    offset: float,
+    to_db: bool,
+    gsd: float | None,
+    acquired: Acquisition | None,
+) -> Scene:
+    """The scene of an open raster."""
+    _check_complete(dataset)  # first, as band names may be among what is missing
+    if dataset.count == 0:
+        raise SceneError(
+            f'it holds no bands itself, but {len(dataset.subdatasets)} subdatasets; convert one to GeoTIFF.'
+        )
+    indexes, described = match_bands(sensor, dataset.descriptions, bands, _alpha_bands(dataset))
+    dtypes = {dataset.dtypes[i - 1] for i in indexes}
+    if any(d.startswith('complex') for d in dtypes):
+        raise SceneError(
+            f'expected real pixels, got {", ".join(sorted(dtypes))}; take the power of complex ones first.'
+        )
+    crs, transform = georeferencing(dataset)
+    if crs is None and gsd is None:
+        raise SceneError(
+            'it has no CRS, so there are no metres: give gsd= in metres per pixel (its place will be unknown), or '
+            'georeference it.'
+        )
+    return Scene(
+        path=path,
+        height=dataset.height,
+        width=dataset.width,
+        crs=crs,
+        transform=transform,
+        band_indexes=indexes,
+        nodata=tuple(dataset.nodatavals[i - 1] for i in indexes),
+        has_mask=_has_mask(dataset, indexes),
+        dtype=dataset.dtypes[indexes[0] - 1],
+        acquired=acquired or acquisition(dataset.tags(), path),
+        fixed_gsd=gsd,
+        offset=float(offset),
+        to_db=to_db,
+        left_out=tuple(dataset.descriptions[i - 1] or f'band {i}' for i in dataset.indexes if i not in indexes),
+        described=described,
+        scaling=_scaling(dataset, indexes),
+    )

@@ -1,8 +1,0 @@
-# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
-
-"""Synthetic scenes of every sensor, with land cover and vegetation cover."""
-
-from torchgeo_clay.datasets.synthetic.classes import CLASSES, LandCover, LandCoverClass
-from torchgeo_clay.datasets.synthetic.scenes import SyntheticScenes
-
-__all__ = ('CLASSES', 'LandCover', 'LandCoverClass', 'SyntheticScenes')

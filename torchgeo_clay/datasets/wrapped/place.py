@@ -1,0 +1,177 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""Where, when and how large the pixels of a TorchGeo sample are, from its raster or its dataset's index, in float64."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pandas as pd
+from geopandas import GeoDataFrame
+from pyproj import CRS
+from rasterio import Affine
+from rasterio.transform import from_origin
+from torch import Tensor
+from torchgeo.datasets import ChesapeakeCVPR, GeoDataset
+
+from torchgeo_clay.datasets.raster.bands import SceneError
+from torchgeo_clay.datasets.raster.dates import UNKNOWN, Acquisition, acquisition, from_name
+from torchgeo_clay.datasets.raster.georeference import georeferencing, window_center, window_gsd
+from torchgeo_clay.datasets.raster.scene import open_raster
+from torchgeo_clay.datasets.wrapped.sources import Source, sources
+
+__all__ = ('Whereabouts', 'from_interval', 'whereabouts')
+
+_DAY = 86400.0
+_LONGEST = 31 * _DAY  # an interval longer than a month does not tell the season, see dates
+
+
+@dataclass(frozen=True)
+class Whereabouts:
+    """What is known of a sample besides its pixels.
+
+    Attributes:
+        lat: degrees north, WGS84, of the centre; NaN for unknown.
+        lon: degrees east; NaN for unknown.
+        gsd: metres per pixel; NaN for unknown.
+        acquired: when, one per date; empty for unknown.
+    """
+
+    lat: float = math.nan
+    lon: float = math.nan
+    gsd: float = math.nan
+    acquired: tuple[Acquisition, ...] = ()
+
+    def times(self, dates: int) -> list[float]:
+        """Seconds UTC of each of a sample's dates, NaN for unknown.
+
+        Args:
+            dates: how many the sample has. Where another number is known they are told only if all are the same.
+        """
+        known = [a.time for a in self.acquired]
+        if len(known) == dates:
+            return known
+        return (known[:1] if len(set(known)) == 1 else [math.nan]) * dates
+
+
+@dataclass(frozen=True)
+class _Raster:
+    """The georeferencing and the date of a file; ``crs`` None where it has none."""
+
+    crs: CRS | None
+    transform: Affine
+    height: int
+    width: int
+    acquired: Acquisition
+
+
+@functools.lru_cache(maxsize=65536)
+def _raster(path: str) -> _Raster | None:
+    """A file's georeferencing, read once per process; None where rasterio can't open it."""
+    try:
+        with open_raster(path) as file:
+            crs, transform = georeferencing(file)
+            return _Raster(crs, transform, file.height, file.width, acquisition(file.tags(), path))
+    except SceneError:
+        return None
+
+
+def from_interval(left: pd.Timestamp, right: pd.Timestamp) -> Acquisition:
+    """The acquisition that an interval of TorchGeo's index stands for.
+
+    Args:
+        left: begin, UTC.
+        right: end, UTC.
+
+    Returns:
+        A second for an interval of seconds, noon for whole days, the middle for hours; unknown beyond a month, as
+        for a year alone.
+    """
+    start, stop = left.timestamp(), right.timestamp()
+    span = stop - start
+    if not 0 <= span <= _LONGEST:
+        return UNKNOWN
+    middle = start if span <= 1 else (start + stop) / 2
+    if span < _DAY - 2:
+        return Acquisition(middle, start, stop)
+    return Acquisition(middle // _DAY * _DAY + _DAY / 2, start, stop, has_hour=False)
+
+
+def _of_files(found: Sequence[Source]) -> Whereabouts:
+    """Of chips that are whole files."""
+    rasters = [_raster(os.fspath(source.path)) for source in found]
+    acquired = tuple(
+        from_name(source.date) if source.date is not None else UNKNOWN if raster is None else raster.acquired
+        for source, raster in zip(found, rasters, strict=True)
+    )
+    for source, raster in zip(found, rasters, strict=True):
+        if raster is not None and raster.crs is not None:
+            height, width = raster.height, raster.width
+            window = (raster.crs, raster.transform, 0, 0, height, width)
+            growth = 1.0 if source.shape is None else math.sqrt(height * width / math.prod(source.shape))
+            return Whereabouts(*window_center(*window), window_gsd(*window) * growth, acquired)
+    return Whereabouts(acquired=acquired)
+
+
+def _of_query(dataset: GeoDataset, index: Any) -> Whereabouts:
+    """Of a query of a dataset that is indexed by place and time, in the dataset's CRS."""
+    x, y, t = dataset._disambiguate_slice(index)
+    window = (0, 0, abs((y.stop - y.start) / y.step), abs((x.stop - x.start) / x.step))
+    transform = from_origin(x.start, y.stop, abs(x.step), abs(y.step))
+    when = cast(Any, dataset.index.index).overlaps(pd.Interval(t.start, t.stop))
+    rows = cast(GeoDataFrame, dataset.index.iloc[when].iloc[:: t.step]).cx[x.start : x.stop, y.start : y.stop]
+    place = window_center(dataset.crs, transform, *window)
+    gsd = window_gsd(dataset.crs, transform, *window)
+    if isinstance(dataset, ChesapeakeCVPR):  # reads each tile in its own grid, not in that of the index
+        gsd = _tile_gsd(dataset, rows)
+    return Whereabouts(*place, gsd, tuple(_of_row(row) for _, row in rows.reset_index().iterrows()))
+
+
+def _of_row(row: Any) -> Acquisition:
+    """When the file of a row of an index was acquired."""
+    interval = row.get('datetime', row.get('index'))
+    acquired = from_interval(interval.left, interval.right)
+    path = row.get('filepath')
+    raster = None if acquired.known or not isinstance(path, str | os.PathLike) else _raster(os.fspath(path))
+    return acquired if raster is None else raster.acquired
+
+
+def _tile_gsd(dataset: Any, rows: pd.DataFrame) -> float:
+    """Metres per pixel of the tile that a query of Chesapeake CVPR reads."""
+    layer = next((name for name in dataset.layers if name.startswith(('naip', 'landsat'))), None)
+    raster = None if layer is None or rows.empty else _raster(os.path.join(dataset.root, rows.iloc[0][layer]))
+    return math.nan if raster is None else window_gsd(raster.crs, raster.transform, 0, 0, raster.height, raster.width)
+
+
+def _number(sample: Mapping[str, Any], key: str) -> float:
+    """A scalar that the dataset itself delivers, NaN where it does not."""
+    value = sample.get(key)
+    if isinstance(value, Tensor):
+        return float(value) if value.numel() == 1 else math.nan
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def whereabouts(dataset: Any, index: Any, sample: Mapping[str, Any]) -> Whereabouts:
+    """What is known of a sample: from its file or its query, then from the dataset's own keys.
+
+    Args:
+        dataset: the dataset that reads.
+        index: what it was asked for: a number, or a slice of place and time.
+        sample: what it delivered; ``lat``, ``lon``, ``time`` and ``res`` count where no file tells.
+    """
+    indexed = isinstance(dataset, GeoDataset)
+    found = _of_query(dataset, index) if indexed else _of_files(sources(dataset, index, sample))
+    lat, lon, gsd, acquired = found.lat, found.lon, found.gsd, found.acquired
+    if math.isnan(lat):
+        lat, lon = _number(sample, 'lat'), _number(sample, 'lon')
+    if math.isnan(gsd):
+        gsd = _number(sample, 'res')
+    time = _number(sample, 'time')
+    if not any(a.known for a in acquired) and math.isfinite(time):
+        acquired = (Acquisition(time, time, time),)
+    return Whereabouts(lat, lon, gsd, acquired)
