@@ -56,8 +56,8 @@ class KNNEvaluation(Callback):
         """Initialise.
 
         Args:
-            data: a datamodule for classification, whose batches follow the contract of :mod:`torchgeo_clay.conditioning.contract`
-                and have ``label`` (B,): :class:`~torchgeo_clay.datamodules.SyntheticDataModule`, or
+            data: a datamodule for classification, whose batches follow the contract of
+                :mod:`torchgeo_clay.conditioning` and have ``label`` (B,): :class:`~torchgeo_clay.datamodules.SyntheticDataModule`, or
                 :class:`~torchgeo_clay.datamodules.SensorDataModule` around one of TorchGeo's. Not the one trained on.
             every_n_epochs: how often; the last epoch always counts.
             k: neighbours that vote.

@@ -82,8 +82,8 @@ class SensorMetadata(Callback):
         """Enter the scope of a batch.
 
         Raises:
-            ValueError: see :func:`~torchgeo_clay.conditioning.batch.batch_conditioning`; for a task without Clay; for dates
-                stacked as channels.
+            ValueError: see :func:`~torchgeo_clay.conditioning.batch.batch_conditioning`; for a task without Clay; for
+                dates stacked as channels.
         """
         self._scopes.close()
         models = find_clay(pl_module)

@@ -35,7 +35,7 @@ def batch_conditioning(
 
     Raises:
         ValueError: where wavelengths or GSD are known from nowhere, their number does not fit the channels, or
-            :func:`torchgeo_clay.conditioning.contract.check_batch` refuses a value.
+            :func:`torchgeo_clay.conditioning.check_batch` refuses a value.
     """
     image = batch.get('image') if isinstance(batch, Mapping) else None
     if not isinstance(image, Tensor) or image.ndim not in (4, 5):

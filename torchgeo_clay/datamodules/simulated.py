@@ -272,7 +272,7 @@ class SyntheticDataModule(ResumableDataModule):
             The batch without ``paths`` and ``counted``, which TorchGeo's tasks would take for values of samples.
 
         Raises:
-            ValueError: for whatever :func:`~torchgeo_clay.conditioning.contract.check_batch` refuses.
+            ValueError: for whatever :func:`~torchgeo_clay.conditioning.check_batch` refuses.
         """
         check_batch(batch)
         return {key: value for key, value in batch.items() if key not in ('paths', 'counted')}

@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Datasets whose samples follow the batch contract of :mod:`torchgeo_clay.conditioning.contract`."""
+"""Datasets whose samples follow the batch contract of :mod:`torchgeo_clay.conditioning`."""
 
 from torchgeo_clay.datasets.biomassters import BioMasstersMonths
 from torchgeo_clay.datasets.chips import ClayChips

@@ -51,7 +51,7 @@ def embed_labelled(
         data: the datamodule, whose hooks check, move and normalise batches. Without a trainer, TorchGeo's augment none.
         loader: one of its loaders, such as ``data.val_dataloader()``, of batches with ``label`` (B,).
         pooling: ``class`` for the class token, ``mean`` for the mean of the patches that hold data.
-        latlon_order: see :func:`torchgeo_clay.conditioning.contract.encode_latlon`.
+        latlon_order: see :func:`torchgeo_clay.conditioning.encode_latlon`.
 
     Returns:
         (N, D) float32, and labels (N,).

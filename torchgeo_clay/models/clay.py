@@ -146,8 +146,8 @@ class Clay(ClayTrunk):
             x: (B, C, H, W) normalised, as (pixel - mean) / std of the sensor.
             wavelengths: (C,) µm; None to take the scope's, or the sensor's.
             gsd: metres per pixel of these images, a float or (B,); None likewise.
-            time: (B, 4) code of :func:`torchgeo_clay.conditioning.contract.encode_time`; None for unknown.
-            latlon: (B, 4) code of :func:`torchgeo_clay.conditioning.contract.encode_latlon`; None for unknown.
+            time: (B, 4) code of :func:`torchgeo_clay.conditioning.encode_time`; None for unknown.
+            latlon: (B, 4) code of :func:`torchgeo_clay.conditioning.encode_latlon`; None for unknown.
 
         Returns:
             (B, D) class token after the final norm for ``num_classes=0``, else (B, num_classes) logits.

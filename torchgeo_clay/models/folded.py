@@ -85,8 +85,8 @@ class FoldedClay(ClayTrunk):
         Args:
             x: (B, C, H, W) normalised, with the bands it was folded for.
             gsd: metres per pixel of these images, a float or (B,).
-            time: (B, 4) code of :func:`torchgeo_clay.conditioning.contract.encode_time`; None for unknown.
-            latlon: (B, 4) code of :func:`torchgeo_clay.conditioning.contract.encode_latlon`; None for unknown.
+            time: (B, 4) code of :func:`torchgeo_clay.conditioning.encode_time`; None for unknown.
+            latlon: (B, 4) code of :func:`torchgeo_clay.conditioning.encode_latlon`; None for unknown.
 
         Returns:
             (B, D) class token after the final norm for ``num_classes=0``, else (B, num_classes) logits.

@@ -49,7 +49,7 @@ class ClayEmbedding(BaseTask):
             pooling: ``class`` for the class token, ``mean`` for the mean of the patches that hold data, ``patches`` for
                 every patch.
             latlon_order: order of latitude and longitude in the place code, see
-                :func:`torchgeo_clay.conditioning.contract.encode_latlon`.
+                :func:`torchgeo_clay.conditioning.encode_latlon`.
             compile: whether to compile the encoder, which takes a minute per sensor and pays on a GPU with many chips.
 
         Raises:

@@ -279,7 +279,7 @@ class ClayPretrainDataModule(ResumableDataModule):
             The batch.
 
         Raises:
-            ValueError: for whatever :func:`~torchgeo_clay.conditioning.contract.check_batch` refuses.
+            ValueError: for whatever :func:`~torchgeo_clay.conditioning.check_batch` refuses.
         """
         check_batch(batch)
         self._check_units[batch['sensor']](batch['image'], self.selected[batch['sensor']], batch['valid'])

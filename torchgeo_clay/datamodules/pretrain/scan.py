@@ -171,8 +171,8 @@ def scan_folder(
         progress: whether to show a progress bar on a terminal.
 
     Raises:
-        ValueError: if there is nothing to read, or for weights :func:`~torchgeo_clay.datamodules.pretrain.regions.read_weights`
-            refuses or that leave out a scene.
+        ValueError: if there is nothing to read, or for weights
+            :func:`~torchgeo_clay.datamodules.pretrain.regions.read_weights` refuses or that leave out a scene.
     """
     rasters, chips, strangers = find_files(folder.path)
     found = _Found(skipped=[(str(path), 'neither a raster nor an .npz chip') for path in strangers])

@@ -20,7 +20,7 @@ __all__ = ('BatchLoader', 'ChipBatches')
 class ChipBatches(Dataset[dict[str, Any]]):
     """Whole batches by number.
 
-    A batch follows the contract of :mod:`torchgeo_clay.conditioning.contract`, raw and in the dtype of the files (float32 where
+    A batch follows the contract of :mod:`torchgeo_clay.conditioning`, raw and in the dtype of the files (float32 where
     those differ), and says of which windows it is too: ``unit``, B positions in the units; ``corner``, B upper left
     corners (row, column); ``empty``, the units of windows left out as no pixel of theirs holds data; ``failed``, (unit,
     reason) of windows that could not be read. Where no window is left, B is 0 for these, and the image is one without

@@ -32,7 +32,7 @@ __all__ = ('SceneDataModule',)
 class SceneDataModule(BaseDataModule):
     """Chips of a given size and stride that cover scenes, in order, for prediction.
 
-    Batches follow the contract of :mod:`torchgeo_clay.conditioning.contract`, are of one sensor each, and are normalised on the
+    Batches follow the contract of :mod:`torchgeo_clay.conditioning`, are of one sensor each, and are normalised on the
     device; invalid pixels are 0, the mean. :class:`~torchgeo_clay.datamodules.scenes.batches.ChipBatches` says which
     windows they are of. Chips without any data are left out, files that are no scene of the sensor named and left out.
 

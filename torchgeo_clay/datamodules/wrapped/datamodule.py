@@ -205,7 +205,8 @@ class SensorDataModule(BaseDataModule):
             dataloader_idx: of several loaders.
 
         Raises:
-            ValueError: for a batch without ``image``, or values :func:`~torchgeo_clay.conditioning.contract.check_batch` refuses.
+            ValueError: for a batch without ``image``, or values
+                :func:`~torchgeo_clay.conditioning.check_batch` refuses.
         """
         batch = self.datamodule.on_before_batch_transfer(batch, dataloader_idx)
         found = sorted(map(str, batch)) if isinstance(batch, Mapping) else type(batch).__name__
