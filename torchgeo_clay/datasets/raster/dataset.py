@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Rasters of one sensor as a TorchGeo dataset whose samples follow :mod:`the batch contract <torchgeo_clay.conditioning>`.
+"""Rasters of one sensor as a TorchGeo dataset whose samples follow :mod:`torchgeo_clay.conditioning`.
 
 Shapes: C bands, H rows, W columns.
 """
