@@ -58,7 +58,8 @@ class KNNEvaluation(Callback):
         Args:
             data: a datamodule for classification, whose batches follow the contract of
                 :mod:`torchgeo_clay.conditioning` and have ``label`` (B,):
-                :class:`~torchgeo_clay.datamodules.SyntheticDataModule`, or :class:`~torchgeo_clay.datamodules.SensorDataModule` around one of TorchGeo's. Not the one trained on.
+                :class:`~torchgeo_clay.datamodules.SyntheticDataModule`, or
+                :class:`~torchgeo_clay.datamodules.SensorDataModule` around one of TorchGeo's. Not the one trained on.
             every_n_epochs: how often; the last epoch always counts.
             k: neighbours that vote.
             temperature: see :func:`torchgeo_clay.evaluation.knn_probe`.
