@@ -78,6 +78,15 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope='session')
+def cases(real_data: Path) -> Path:
+    """The folder of files on which something once went wrong; tests that ask for it carry the mark `real_data`."""
+    folder = real_data.parent / 'cases'
+    if not folder.is_dir():
+        pytest.skip('needs the files in ../shared/data/cases')
+    return folder
+
+
+@pytest.fixture(scope='session')
 def eurosat_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """EuroSAT as it lies on disk, four chips of 32 pixels in every split; channel i holds 100·(i + 1) and noise."""
     import numpy as np
