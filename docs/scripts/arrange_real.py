@@ -17,7 +17,7 @@ from pathlib import Path
 
 import yaml
 
-from torchgeo_clay.datamodules.pretrain.folders import SENSOR_FILE
+from torchgeo_clay.datamodules.pretrain.scan import SENSOR_FILE
 from torchgeo_clay.sensors import get_sensor
 
 log = logging.getLogger('arrange_real')

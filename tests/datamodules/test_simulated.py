@@ -41,7 +41,8 @@ def module(root: Path, stage: str = 'fit', **options: Any) -> SyntheticDataModul
 def epoch(datamodule: SyntheticDataModule, number: int) -> list[dict[str, Any]]:
     """The batches of an epoch of training."""
     loader = datamodule.train_dataloader()
-    loader.set_epoch(number)
+    for _ in range(number):
+        list(loader)
     return list(loader)
 
 
@@ -60,6 +61,7 @@ def test_batches_follow_the_contract(root: Path, task: str) -> None:
     sensor = get_sensor('naip')
     mean, std = (torch.tensor(v)[None, :, None, None] for v in (sensor.mean, sensor.std))
     torch.testing.assert_close(done['image'] * std + mean, batch['image'].float(), atol=1e-3, rtol=0)
+    assert done.pop('selection') == sensor
     assert {k: v for k, v in done.items() if k != 'image'} == {k: v for k, v in batch.items() if k != 'image'}
 
 

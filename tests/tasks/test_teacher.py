@@ -4,9 +4,7 @@
 
 import threading
 import warnings
-from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -129,10 +127,7 @@ def set_up(task: ClayPretraining, data: ClayPretrainDataModule, folder: Path) ->
 @pytest.fixture
 def upright(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training that flips nothing."""
-    draw: Callable[..., Any] = pretrain_dataset.draw_chance
-    monkeypatch.setattr(
-        pretrain_dataset, 'draw_chance', lambda *args: replace(draw(*args), flip_rows=False, flip_cols=False)
-    )
+    monkeypatch.setattr(pretrain_dataset, 'FLIP', 0)
 
 
 # the same numbers -----------------------------------------------------------------------------------------------------

@@ -15,10 +15,9 @@ from torch.utils.data import Dataset
 
 from torchgeo_clay.conditioning.contract import check_batch
 from torchgeo_clay.datamodules.arguments import check_at_least, check_patch_size, check_precision, check_share
-from torchgeo_clay.datamodules.pretrain.augmentation import FLIP, HIDE_METADATA
-from torchgeo_clay.datamodules.pretrain.loader import PlannedLoader, Progress, ResumableLoader
+from torchgeo_clay.datamodules.pretrain.dataset import FLIP, HIDE_METADATA
+from torchgeo_clay.datamodules.pretrain.loader import PlannedLoader, ResumableDataModule, ResumableLoader
 from torchgeo_clay.datamodules.pretrain.plan import EpochPlan, PatchKey, plan_epoch, plan_evaluation, rng_of
-from torchgeo_clay.datamodules.pretrain.resuming import ResumableDataModule
 from torchgeo_clay.datamodules.wrapped.loader import SensorName
 from torchgeo_clay.datasets.simulated import ChipTask, Split, SyntheticChips
 from torchgeo_clay.sensors import Sensor
@@ -180,11 +179,6 @@ class SyntheticDataModule(ResumableDataModule):
         self.normalization = SensorNormalization(self.selected)
         self.mean, self.std = self.normalization.statistics(self.sensor, torch.device('cpu'))
 
-    @property
-    def _world(self) -> tuple[int, int]:
-        """Number of this rank and number of ranks."""
-        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-
     def _loader(self, split: str) -> PlannedLoader:
         """A loader of every chip of a split once, in order."""
         chips = self._valid_attribute(f'{split}_dataset')
@@ -213,7 +207,6 @@ class SyntheticDataModule(ResumableDataModule):
         def plan(epoch: int) -> EpochPlan:
             return plan_epoch(sizes, total, seed=seed, epoch=epoch)
 
-        progress = None if self.trainer is None else Progress(self.trainer)
         identity = {
             'batch_size × devices': total,
             'seed': seed,
@@ -231,11 +224,10 @@ class SyntheticDataModule(ResumableDataModule):
             world_size=world,
             num_workers=self.num_workers,
             identity=identity,
-            progress=progress,
-            fixed_epoch=progress is not None and progress.repeats,
+            trainer=self.trainer,
         )
         self._loaders.append(loader)
-        return self.resumed(loader)
+        return self._resumed(loader)
 
     def val_dataloader(self) -> PlannedLoader:
         """The loader of this rank's batches of validation, the same in every epoch."""
@@ -285,7 +277,9 @@ class SyntheticDataModule(ResumableDataModule):
             dataloader_idx: ignored.
 
         Returns:
-            The batch with ``image`` (B, C, H, W) float32 normalised.
+            The batch with ``image`` (B, C, H, W) float32 normalized, and the ``selection`` of the sensor's bands.
         """
         mean, std = self.normalization.statistics(batch['sensor'], batch['image'].device)
-        return {**batch, 'image': normalize(batch['image'], batch['valid'], mean, std)}
+        image = normalize(batch['image'], batch['valid'], mean, std)
+        # not before the transfer: Lightning refuses to move a frozen dataclass
+        return {**batch, 'image': image, 'selection': self.selected[batch['sensor']]}

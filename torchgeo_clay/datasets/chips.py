@@ -25,7 +25,7 @@ from torchgeo_clay.conditioning.contract import LatLonOrder, check_gsd
 from torchgeo_clay.datasets.raster.scene import SceneError
 from torchgeo_clay.sensors import Sensor, get_sensor
 
-__all__ = ('ClayChips', 'angle_of', 'place_of', 'time_of')
+__all__ = ('ClayChips', 'angle_of', 'chip_shape', 'place_of', 'time_of')
 
 #: Year of the timestamps recovered from codes. Codes hold a week and an hour only: the year is not known.
 REFERENCE_YEAR = 2020
@@ -110,8 +110,36 @@ def time_of(week_norm: Code, hour_norm: Code) -> float:
     return datetime.combine(day, time(steps[1]), UTC).timestamp()
 
 
+def chip_shape(path: str | os.PathLike[str]) -> tuple[int, int, int]:
+    """Bands, rows and columns of a chip, from its header.
+
+    Args:
+        path: the ``.npz`` file.
+
+    Raises:
+        SceneError: if it has no header of a (C, H, W) array, or holds another number of bytes than that array takes.
+    """
+    path = os.fspath(path)
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open('pixels.npy') as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+            if dtype.hasobject:
+                raise ValueError('its pixels are Python objects')
+            held = archive.getinfo('pixels.npy').file_size - file.tell()
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise SceneError(f'{path}: not readable as a chip (.npz): {error}') from error
+    if len(shape) != 3:
+        raise SceneError(f'{path}: expected pixels of shape (C, H, W), got {shape}.')
+    if held != (expected := math.prod(shape) * dtype.itemsize):
+        raise SceneError(f'{path}: expected {expected} bytes of pixels {shape}, got {held}. Copy it again.')
+    return shape
+
+
 def _load(path: str) -> tuple[npt.NDArray[Any], dict[str, Code]]:
     """Pixels and codes of a chip."""
+    chip_shape(path)
     try:
         # opened here, as numpy leaves a file open that turns out not to be a zip
         with open(path, 'rb') as stream, np.load(stream, allow_pickle=False) as file:
@@ -124,8 +152,6 @@ def _load(path: str) -> tuple[npt.NDArray[Any], dict[str, Code]]:
     except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise SceneError(f'{path}: not readable as a chip (.npz): {error}. Is it truncated? Copy it again.') from error
     pixels = arrays.pop('pixels')
-    if pixels.ndim != 3:
-        raise SceneError(f'{path}: expected pixels of shape (C, H, W), got {pixels.shape}.')
     for key, code in arrays.items():
         if code.size != 2:
             raise SceneError(f'{path}: expected {key} to be a sine and a cosine, got shape {code.shape}.')

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -66,6 +66,13 @@ class Sensor:
             raise ValueError(f'sensor {self.name!r}: expected three rgb bands or none, got {self.rgb}.')
         for name in self.rgb:
             self.index(name)
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Answer ``torch.unbind`` with the sensor itself: TorchGeo's ``unbind_samples`` unbinds all of a batch."""
+        return (args[0],) if func.__name__ == 'unbind' else NotImplemented
 
     def __len__(self) -> int:
         """Number of bands."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 __all__ = ('OutputError', 'atomic', 'check_writable')
@@ -49,7 +49,8 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
             'half-written is left.'
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be a file
+            partial.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

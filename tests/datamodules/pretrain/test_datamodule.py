@@ -119,6 +119,7 @@ def test_batches(datamodule):
         assert not batch['image'][hidden].any()
         assert torch.equal(batch['image'][~hidden], batch['target'][~hidden])
         assert Conditioning.from_batch(batch).wavelengths.shape == (c,)
+        assert batch['selection'] == sensor
     assert sensors.count('naip') == sensors.count('linz') == len(loader) // 2
 
 
@@ -256,14 +257,6 @@ def test_summary(root, caplog, scene):
     assert any('linz' in r.message and 'oversampled' in r.message for r in caplog.records)
 
 
-def test_small_scenes_may_be_skipped(root, scene):
-    scene(root / 'naip/small.tif', size=(10, 48))
-    data = ClayPretrainDataModule(root, **OPTIONS, small_scenes='skip')
-    with pytest.warns(UserWarning, match=r'small.tif: 10 x 48 pixels, smaller than patch_size=16'):
-        data.setup('fit')
-    assert data.train_dataset.sizes['naip'] + data.val_dataset.sizes['naip'] == 45
-
-
 def test_a_single_scene_gives_a_strip_to_validation(tmp_path, scene):
     scene(tmp_path / 'naip/a.tif', size=(48, 100))
     data = ClayPretrainDataModule(tmp_path, **OPTIONS)
@@ -385,7 +378,6 @@ def test_simulated_scenes(tmp_path):
         ({'seed': -1}, 'seed: expected 0 or more'),
         ({'val_split': 1.0}, 'val_split: expected a share from 0 to below 1'),
         ({'min_valid': 1.5}, 'min_valid: expected a share'),
-        ({'small_scenes': 'grow'}, "small_scenes: expected 'pad' or 'skip', got 'grow'"),
         ({'patches_per_scene': 0}, 'patches_per_scene: expected 1 or more'),
         ({'batch_size': 100}, r'linz: expected at least one batch of 100 samples.*got \d+ patches.*patches_per_scene'),
         ({'shares': 'fair'}, "shares: expected 'equal', 'size'"),
@@ -395,11 +387,6 @@ def test_simulated_scenes(tmp_path):
         ({'readers': {'nap': {}}}, "readers: there is no folder 'nap'"),
         ({'readers': {'naip': {'ofset': 1}}}, "unknown option 'ofset' of naip"),
         ({'readers': {'naip': {'bands': ['swir']}}}, "naip has no band 'swir'"),
-        ({'weights': {'nap': {}}}, "weights: there is no folder 'nap'"),
-        ({'weights': {'naip': {'9.tif': 1}}}, "got '9.tif', which is not there"),
-        ({'weights': {'naip': {'0.tif': 1}}}, 'expected a weight for every scene, 4 have none'),
-        ({'weights': {'naip': {'0.tif': -1}}}, 'weight of 0 or more, got -1 for 0.tif'),
-        ({'weights': {'naip': {'0.tif': 0}}}, 'at least one positive weight'),
     ],
 )
 def test_mistakes(root, options, message):

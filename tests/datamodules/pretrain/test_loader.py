@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.fabric.utilities.data import _set_sampler_epoch
 from torch.utils.data import DataLoader, Dataset
 
 from torchgeo_clay.datamodules.pretrain.loader import WORKER_DIED, PlannedLoader, ResumableLoader
@@ -30,46 +29,58 @@ class Echo(Dataset):
         return {'image': image, 'index': torch.tensor(key.number), **more}
 
 
-def loader(world: int = 1, rank: int = 0, progress=None, identity=IDENTITY, **options) -> ResumableLoader:
+def loader(world: int = 1, rank: int = 0, trainer=None, identity=IDENTITY, **options) -> ResumableLoader:
     def plan(epoch):
         return plan_epoch(SIZES, 4, epoch=epoch)
 
-    return ResumableLoader(Echo(), plan, rank=rank, world_size=world, identity=identity, progress=progress, **options)
+    return ResumableLoader(Echo(), plan, rank=rank, world_size=world, identity=identity, trainer=trainer, **options)
+
+
+def trainer(trained: int, batches: int = 12, epoch: int = 0, overfit: int = 0) -> SimpleNamespace:
+    """What a loader asks of a trainer."""
+    progress = SimpleNamespace(current=SimpleNamespace(processed=trained))
+    return SimpleNamespace(
+        current_epoch=epoch, num_training_batches=batches, overfit_batches=overfit,
+        fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress)),
+    )  # fmt: skip
 
 
 def seen(batches) -> list[tuple]:
     return [(b['sensor'], b['image'].tolist()) for b in batches]
 
 
-def test_it_yields_the_plan_of_the_epoch():
+def epochs(batches) -> set[int]:
+    return {epoch for _, rows in batches for epoch, _ in rows}
+
+
+def test_it_yields_the_plan_of_each_epoch():
     data = loader()
     assert len(data) == 12
-    first = seen(data)
-    assert len(first) == 12
-    assert seen(data) == first
-    _set_sampler_epoch(data, 1)  # as Lightning does
-    second = seen(data)
-    assert {e for _, rows in second for e, _ in rows} == {1}
+    first, second = seen(data), seen(data)
+    assert len(first) == len(second) == 12
+    assert (epochs(first), epochs(second)) == ({0}, {1})
     assert [[n for _, n in rows] for _, rows in second] != [[n for _, n in rows] for _, rows in first]
-    _set_sampler_epoch(data, 0)
-    assert seen(data) == first
+    assert seen(loader()) == first
 
 
-def test_epoch_set_after_iter_counts():
+def test_an_iterator_that_is_never_asked_counts_for_no_epoch():
     data = loader()
-    iterator = iter(data)  # Lightning makes the iterator first when it resumes at the end of an epoch
-    _set_sampler_epoch(data, 3)
-    assert {e for _, rows in seen(iterator) for e, _ in rows} == {3}
+    iter(data)  # Lightning makes one more when it resumes at the end of an epoch
+    assert epochs(seen(data)) == {0}
+
+
+def test_a_trainer_that_has_trained_before_begins_at_its_epoch():
+    data = loader(trainer=trainer(0, epoch=3))
+    assert epochs(seen(data)) == {3}
+    assert epochs(seen(data)) == {4}
 
 
 @pytest.mark.parametrize('workers', [0, 2])
 def test_a_loader_goes_on_where_another_was(workers):
-    whole = loader(num_workers=workers)
-    whole.set_epoch(2)
+    whole = loader(num_workers=workers, trainer=trainer(12, epoch=2))
     everything = seen(whole)
     whole.close()
-    killed = loader(num_workers=workers)
-    killed.set_epoch(2)
+    killed = loader(num_workers=workers, trainer=trainer(12, epoch=2))
     iterator = iter(killed)
     begun = seen(next(iterator) for _ in range(5))
     state = killed.state_dict()
@@ -78,37 +89,28 @@ def test_a_loader_goes_on_where_another_was(workers):
     killed.close()
     resumed = loader(num_workers=workers)
     resumed.load_state_dict(state)
-    resumed.set_epoch(2)
+    assert resumed.state_dict() == state
     assert len(resumed) == 12  # Lightning counts the steps of the whole epoch
     assert begun + seen(resumed) == everything
     assert resumed.state_dict()['step'] == 12
-    resumed.set_epoch(3)
-    assert len(seen(resumed)) == 12
+    assert epochs(seen(resumed)) == {3}
     resumed.close()
 
 
 def test_a_batch_that_was_handed_out_and_not_trained_on_is_done_again():
-    progress = SimpleNamespace(trained=3, batches=12)
-    killed = loader(progress=progress)
+    killed = loader(trainer=trainer(trained=3))
     iterator = iter(killed)
     for _ in range(4):
         next(iterator)
-    assert killed.state_dict()['step'] == 3
-    killed.set_epoch(1)  # the trainer's count is still that of the last epoch
-    progress.trained = 12
-    assert killed.state_dict() == {'epoch': 1, 'step': 0, 'identity': IDENTITY}
+    assert killed.state_dict() == {'epoch': 0, 'step': 3, 'identity': IDENTITY}
 
 
 @pytest.mark.parametrize('limit', [12, 7])
-@pytest.mark.parametrize('calls', [[5, 6], [4, 5], [5], [4]])
-def test_after_a_whole_epoch_comes_the_next(limit, calls):
-    data = loader(progress=SimpleNamespace(trained=limit, batches=limit))
+def test_after_a_whole_epoch_comes_the_next(limit):
+    data = loader(trainer=trainer(trained=limit, batches=limit))
     data.load_state_dict({'epoch': 4, 'step': limit, 'identity': IDENTITY})
-    for epoch in calls:  # Lightning's count, which has an empty epoch too much where it resumes by steps
-        data.set_epoch(epoch)
-    assert {e for _, rows in seen(data) for e, _ in rows} == {5}
-    data.set_epoch(calls[-1] + 1)
-    assert {e for _, rows in seen(data) for e, _ in rows} == {6}
+    assert epochs(seen(data)) == {5}
+    assert epochs(seen(data)) == {6}
 
 
 def test_another_number_of_ranks_goes_on():
@@ -128,11 +130,9 @@ def test_another_plan_does_not():
         other.load_state_dict(state)
 
 
-def test_fixed_epoch():
-    data = loader(fixed_epoch=True)
-    first = seen(data)
-    data.set_epoch(5)
-    assert seen(data) == first
+def test_overfitting_repeats_the_first_epoch():
+    data = loader(trainer=trainer(12, overfit=2))
+    assert seen(data) == seen(data)
 
 
 def test_the_global_generator_is_left_alone():

@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from lightning.fabric.utilities.data import _set_sampler_epoch
 from torch.utils.data import Dataset
 
 from torchgeo_clay.datamodules import ClayPretrainDataModule
@@ -40,7 +39,7 @@ def steps_of(loader: PlannedLoader) -> Keys:
 
 
 def ranks_of(sizes, shares, world, batch, epoch, seed=0, step=0) -> list[Keys]:
-    """What each of some ranks is given in an epoch, told of it as Lightning does, from a step on."""
+    """The batches of each rank in an epoch, from a step on."""
 
     def plan(number: int):
         return plan_epoch(sizes, world * batch, shares, seed=seed, epoch=number)
@@ -49,7 +48,6 @@ def ranks_of(sizes, shares, world, batch, epoch, seed=0, step=0) -> list[Keys]:
     for rank in range(world):
         loader = ResumableLoader(Keyed(), plan, rank=rank, world_size=world, identity={})
         loader.load_state_dict({'epoch': epoch, 'step': step, 'identity': {}})
-        _set_sampler_epoch(loader, epoch)
         found.append(steps_of(loader))
     return found
 
@@ -119,8 +117,8 @@ def test_a_rank_without_a_sample_of_its_own_has_one_that_does_not_count(root):
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_lightning_tells_the_loader_its_epoch(root, workers):
-    """Through a Trainer, as it is workers read ahead who have to be told too."""
+def test_the_loader_goes_through_the_epochs_of_a_trainer(root, workers):
+    """Through a Trainer, whose workers read ahead."""
     epochs: list[set[int]] = []
 
     class Module(pl.LightningModule):

@@ -75,7 +75,7 @@ def test_parts_of_something_else_and_damaged_ones_are_refused(tmp_path):
     (tmp_path / f'.{part.name}.123').write_bytes(b'half')  # of a process that was killed
     assert (store.find([key]) == 0).all()
     part.write_bytes(part.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r'got a damaged file .*Remove it: its targets are then computed anew'):
+    with pytest.raises(ValueError, match=r'got a damaged file .*Remove it: its targets are then computed again'):
         TargetStore(tmp_path, ABOUT).find([key])
 
 
@@ -87,7 +87,7 @@ def test_answers_that_are_no_targets_are_refused(tmp_path):
         store.write([bytes(16)], torch.tensor([[torch.nan]]))
     assert not (tmp_path / 'new').exists()
     (tmp_path / 'new').write_text('a file, where the folder should be')
-    with pytest.raises(ValueError, match=r'could not be written .* start the run again to go on'):
+    with pytest.raises(ValueError, match=r'could not be written .* room on the disk'):
         store.write([bytes(16)], torch.zeros(1, 4))
 
 

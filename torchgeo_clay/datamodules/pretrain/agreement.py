@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Ranks that see other data than the others are found out before the first step."""
+"""Check that all ranks found the same data, before the first step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torchgeo_clay.datamodules.pretrain.regions import SensorScenes
 
 __all__ = ('DisagreementError', 'check_agreement', 'describe_parts')
 
-#: How many of the ranks that differ, and of their differences, an error names.
+#: Differences that an error names.
 SHOWN = 5
 
 
@@ -28,8 +28,7 @@ def describe_parts(parts: Mapping[str, Mapping[str, SensorScenes]]) -> dict[str,
         parts: ``train`` and ``val`` → sensor → its scenes.
 
     Returns:
-        Part and sensor, in words → number of scenes and a fingerprint of their names, sizes and weights and of the
-        sensor.
+        Sensor and part, in words → number of scenes and a fingerprint of them and of the sensor.
     """
     return {
         f'{name} ({split})': (len(part), part.digest(part.sensor))
@@ -41,14 +40,14 @@ def describe_parts(parts: Mapping[str, Mapping[str, SensorScenes]]) -> dict[str,
 def check_agreement(look: Callable[[], Mapping[str, tuple[int, str]]]) -> None:
     """Look at the data on every rank and raise, on all of them, unless all have found the same.
 
-    A rank that fails on its own tells the others, who would wait for it until the time limit of the process group.
+    A rank that fails reports it to the others, which would else wait until the time limit of the process group.
 
     Args:
         look: looks at this rank's data and describes it, see :func:`describe_parts`.
 
     Raises:
-        DisagreementError: naming ranks and what differs.
-        ValueError: whatever ``look`` raises on the only rank there is.
+        DisagreementError: naming ranks and differences.
+        ValueError: whatever ``look`` raises on a single rank.
         OSError: likewise.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
@@ -73,19 +72,16 @@ def check_agreement(look: Callable[[], Mapping[str, tuple[int, str]]]) -> None:
 
 
 def _differences(everyone: list[dict[str, Any] | str]) -> list[str]:
-    """A line for each difference from the first rank that could look at its data, and each failure."""
+    """A line for each failure, and for each difference from the first rank without one."""
     lines = [f'rank {rank}: {found}' for rank, found in enumerate(everyone) if isinstance(found, str)]
     good = [(rank, found) for rank, found in enumerate(everyone) if not isinstance(found, str)]
-    if not good:
-        return lines
-    first, expected = good[0]
     for rank, found in good[1:]:
+        first, expected = good[0]
         for name in sorted({*expected, *found}):
-            if found.get(name) == expected.get(name):
-                continue
-            here, there = found.get(name, (0, ''))[0], expected.get(name, (0, ''))[0]
-            what = f'{here} scenes of {name}, rank {first} {there}'
-            if here == there:
-                what = f'other scenes of {name} than rank {first}: {here} on both, of other names, sizes or weights'
-            lines.append(f'rank {rank}: {what}')
+            here, there = (ranks.get(name, (0, '')) for ranks in (found, expected))
+            if here[0] != there[0]:
+                lines.append(f'rank {rank}: {here[0]} scenes of {name}, rank {first} {there[0]}')
+            elif here != there:
+                how = f'{here[0]} on both, of other names, sizes or weights'
+                lines.append(f'rank {rank}: other scenes of {name} than rank {first}: {how}')
     return lines

@@ -11,16 +11,14 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from torchgeo_clay.conditioning.contract import check_batch
+from torchgeo_clay.conditioning import check_batch
 from torchgeo_clay.datamodules.arguments import check_at_least, check_patch_size, check_precision, check_share
 from torchgeo_clay.datamodules.pretrain.agreement import check_agreement, describe_parts
 from torchgeo_clay.datamodules.pretrain.dataset import PretrainDataset
-from torchgeo_clay.datamodules.pretrain.folders import find_folders
-from torchgeo_clay.datamodules.pretrain.loader import PlannedLoader, Progress, ResumableLoader
+from torchgeo_clay.datamodules.pretrain.loader import PlannedLoader, ResumableDataModule, ResumableLoader
 from torchgeo_clay.datamodules.pretrain.plan import EpochPlan, Shares, describe_plan, plan_epoch, plan_evaluation
 from torchgeo_clay.datamodules.pretrain.regions import SensorScenes, split_scenes
-from torchgeo_clay.datamodules.pretrain.resuming import ResumableDataModule
-from torchgeo_clay.datamodules.pretrain.scan import ScannedFolder, scan_folder
+from torchgeo_clay.datamodules.pretrain.scan import find_folders, scan_folder
 from torchgeo_clay.sensors import Sensor
 from torchgeo_clay.sensors.normalization import SensorNormalization
 from torchgeo_clay.sensors.plausibility import UnitsCheck
@@ -37,17 +35,20 @@ class ClayPretrainDataModule(ResumableDataModule):
     drawn from (seed, epoch, sensor, index): the number of workers and of devices changes nothing, and a killed run
     that is resumed in mid-epoch trains on exactly the batches that were left.
 
+    A ``weights.csv`` in a folder, with the columns ``file`` and ``weight``, sets the shares of its scenes in training.
+
     A batch of B samples, C bands, H = W = ``patch_size`` and L = (H / 8)² patches, on the device, holds
 
-    * ``image`` (B, C, H, W) float32, normalised, hidden bands and pixels without data zero
+    * ``image`` (B, C, H, W) float32, normalized, hidden bands and pixels without data zero
     * ``target`` (B, C, H, W) float32, the same without hidden bands
     * ``valid`` (B, 1, H, W) bool, where there is data · ``band_mask`` (B, C) bool, False for hidden bands
     * ``noise`` (B, L) float32, whose smallest values are masked
     * ``wavelength`` (B, C) µm · ``res`` (B,) metres per pixel, float32
     * ``lat``, ``lon`` (B,) degrees WGS84 · ``time`` (B,) seconds UTC, float64, NaN for unknown
     * ``index`` (B,) int64, number of the sample · ``sensor`` name of the folder, a string
-    * ``paths``, the files they were read from · ``counted``, B but where a rank has no sample of its own left
-    * ``teacher_target`` (B, T) float32, with ``ClayPretraining(teacher_targets=…)`` alone
+    * ``selection``, the :class:`~torchgeo_clay.sensors.Sensor` whose bands are the channels
+    * ``paths``, the files they were read from · ``counted``, B, or 0 where the one sample only keeps a rank busy
+    * ``teacher_target`` (B, T) float32, only with ``ClayPretraining(teacher_targets=…)``
     """
 
     def __init__(
@@ -61,34 +62,32 @@ class ClayPretrainDataModule(ResumableDataModule):
         val_split: float = 0.1,
         seed: int = 0,
         min_valid: float = 0.5,
-        small_scenes: str = 'pad',
         patches_per_scene: int | None = None,
         readers: dict[str, dict[str, Any]] | None = None,
-        weights: dict[str, dict[str, float]] | None = None,
         synthetic: bool | dict[str, Any] = False,
         max_failures: int = 10,
     ) -> None:
-        """Initialise.
+        """Initialize a new ClayPretrainDataModule instance.
 
         Args:
             root: folder of the sensors' folders; with ``synthetic`` the folder to write them to.
             sensors: names of the folders to use; None for all.
             batch_size: samples per batch and device.
-            patch_size: pixels per side of a patch, a multiple of 8.
+            patch_size: pixels per side of a patch, a multiple of 8; smaller scenes are padded.
             num_workers: worker processes per loader.
-            shares: ``equal`` for as many batches of each sensor, ``size`` for batches in proportion to the data, or a
-                weight per sensor; see :func:`~torchgeo_clay.datamodules.pretrain.plan.count_batches`.
+            shares: ``equal`` for the same number of batches of each sensor, ``size`` for batches in proportion to the
+                data, or a weight per sensor; see
+                :func:`~torchgeo_clay.datamodules.pretrain.plan.count_batches`.
             val_split: share of each sensor's scenes that validate; see
                 :func:`~torchgeo_clay.datamodules.pretrain.regions.split_scenes`.
-            seed: of all that is random.
-            min_valid: share of pixels with data (of those inside the scene) below which a patch is replaced.
-            small_scenes: what happens to scenes smaller than a patch: ``pad`` or ``skip``.
+            seed: seed of all that is random.
+            min_valid: share of pixels with data below which a patch is replaced in training, and does not validate
+                where others of its scene do.
             patches_per_scene: patches drawn from a scene in an epoch of training; None for as many as lie side by side.
             readers: per folder, how its files are read: ``bands``, ``offset``, ``to_db``, ``gsd``, ``time`` for
                 rasters, ``order`` for chips.
-            weights: per folder, file → share of the draws of training; a ``weights.csv`` in the folder does the same.
-            synthetic: whether to write simulated scenes to ``root``, where there are none yet, and use them; or the
-                arguments of :class:`~torchgeo_clay.datasets.SyntheticScenes` to write others than its default.
+            synthetic: True to write simulated scenes to ``root`` where there are none yet, and use them; or the
+                arguments of :class:`~torchgeo_clay.datasets.SyntheticScenes`.
             max_failures: scenes that may fail while read before a run is stopped; each rank counts its own.
 
         Raises:
@@ -102,12 +101,10 @@ class ClayPretrainDataModule(ResumableDataModule):
             check_at_least(1, patches_per_scene=patches_per_scene)
         check_share(1 - 1e-9, val_split=val_split)
         check_share(1, min_valid=min_valid)
-        if small_scenes not in ('pad', 'skip'):
-            raise ValueError(f"small_scenes: expected 'pad' or 'skip', got {small_scenes!r}.")
         self.root, self.sensors, self.patch_size = root, sensors, patch_size
         self.shares: Shares = shares
-        self.val_split, self.seed, self.min_valid, self.small_scenes = val_split, seed, min_valid, small_scenes
-        self.patches_per_scene, self.readers, self.weights = patches_per_scene, readers or {}, weights or {}
+        self.val_split, self.seed, self.min_valid = val_split, seed, min_valid
+        self.patches_per_scene, self.readers = patches_per_scene, readers or {}
         self.synthetic, self.max_failures = synthetic, max_failures
         self.selected: dict[str, Sensor] = {}
         self._parts: dict[str, dict[str, SensorScenes]] = {}
@@ -119,90 +116,62 @@ class ClayPretrainDataModule(ResumableDataModule):
         self._images()
 
     def _images(self) -> str | os.PathLike[str]:
-        """The folder of the sensors' folders, after simulated scenes have been written where they are asked for."""
+        """Return the folder of the sensors' folders, and write simulated scenes to it where they are asked for."""
         if self.synthetic is False:
             return self.root
         return SyntheticScenes(self.root, **({} if self.synthetic is True else self.synthetic)).images
 
     def setup(self, stage: str) -> None:
-        """Look at the scenes, split them and say what there is.
+        """Look at the scenes, split them and log what there is.
 
         Args:
             stage: ``fit``, ``validate`` or ``test``; the scenes that validate are the scenes that test.
 
         Raises:
             ValueError: for a root without scenes that can be read, a batch larger than a sensor's data, or a precision
-                that can't hold time and place; on several ranks also for data that is not the same on all.
+                that cannot hold time and place; on several ranks also for data that is not the same on all.
         """
         check_precision(None if self.trainer is None else self.trainer.precision)
+        options = {'seed': self.seed, 'min_valid': self.min_valid}
         if not self._parts:
             check_agreement(self._look)
+            self.val_dataset = PretrainDataset(self._parts['val'], self.patch_size, train=False, **options)
         if stage == 'fit':
-            self.train_dataset = PretrainDataset(
-                self._parts['train'],
-                self.patch_size,
-                train=True,
-                seed=self.seed,
-                min_valid=self.min_valid,
-                patches_per_scene=self.patches_per_scene,
-            )
+            options['patches_per_scene'] = self.patches_per_scene
+            self.train_dataset = PretrainDataset(self._parts['train'], self.patch_size, train=True, **options)
             for line in describe_plan(self.train_dataset.sizes, self.batch_size * self._world[1], self.shares):
                 rank_zero_info(line)
-        self.val_dataset = PretrainDataset(
-            self._parts['val'], self.patch_size, train=False, seed=self.seed, min_valid=self.min_valid
-        )
 
     def _look(self) -> dict[str, tuple[int, str]]:
-        """Look at the scenes of this rank and describe them for the others."""
-        self._split(self._scan())
-        return describe_parts(self._parts)
-
-    def _scan(self) -> dict[str, ScannedFolder]:
-        """Look at all folders and log what they hold."""
-        folders = find_folders(self._images(), self.sensors, self.readers)
-        if unknown := sorted(set(self.weights) - set(folders)):
-            raise ValueError(f'weights: there is no folder {unknown[0]!r} in use, only {", ".join(folders)}.')
-        scanned = {}
-        for name, folder in folders.items():
-            found = scan_folder(
-                folder, self.patch_size, skip_small=self.small_scenes == 'skip', weights=self.weights.get(name)
-            )
+        """Look at the scenes of this rank, split them and describe them for the other ranks."""
+        parts: dict[str, dict[str, SensorScenes]] = {'train': {}, 'val': {}}
+        for name, folder in find_folders(self._images(), self.sensors, self.readers).items():
+            found = scan_folder(folder, self.patch_size)
             rank_zero_info(found.summary())
             if found.skipped:
                 rank_zero_warn(found.skips())
-            scanned[name] = found
-        self.selected = {name: found.scenes.sensor for name, found in scanned.items()}
-        self.normalization = SensorNormalization(self.selected)
-        return scanned
-
-    def _split(self, scanned: Mapping[str, ScannedFolder]) -> None:
-        """Split every sensor's scenes into training and validation."""
-        self._parts = {'train': {}, 'val': {}}
-        for name, found in scanned.items():
-            train, val = split_scenes(
-                found.scenes.regions, self.val_split, seed=self.seed, patch_size=self.patch_size, root=found.folder.path
+            scenes = found.scenes
+            self.selected[name] = scenes.sensor
+            parts['train'][name], val = split_scenes(
+                scenes, self.val_split, seed=self.seed, patch_size=self.patch_size, root=folder.path
             )
-            self._parts['train'][name] = found.scenes.pick(train)
-            if val:
-                self._parts['val'][name] = found.scenes.pick(val)
+            if val.regions:
+                parts['val'][name] = val
             elif self.val_split:
                 rank_zero_warn(
-                    f'{name}: its only scene is too small to give a part to validation; it trains, and nothing of this '
-                    'sensor validates.'
+                    f'{name}: its only scene is too small, or holds too little data, to give a part to validation; it '
+                    'trains, and nothing of this sensor validates.'
                 )
-
-    @property
-    def _world(self) -> tuple[int, int]:
-        """Number of this rank and number of ranks."""
-        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        self.normalization = SensorNormalization(self.selected)
+        self._parts = parts
+        return describe_parts(parts)
 
     def _identity(self, sizes: Mapping[str, int]) -> dict[str, Any]:
         """All that an epoch's batches depend on, in plain types."""
-        shares = self.shares if isinstance(self.shares, str) else dict(self.shares)
         return {
             'batch_size × devices': self.batch_size * self._world[1],
             'seed': self.seed,
-            'shares': shares,
+            'shares': self.shares if isinstance(self.shares, str) else dict(self.shares),
             'patch_size': self.patch_size,
             'min_valid': self.min_valid,
             'patches per epoch': dict(sizes),
@@ -210,19 +179,18 @@ class ClayPretrainDataModule(ResumableDataModule):
         }
 
     def train_dataloader(self) -> ResumableLoader:
-        """The loader of this rank's batches, which Lightning saves the position of.
+        """The loader of this rank's batches, whose position Lightning saves.
 
         Returns:
             A loader that yields batches on the host, before :meth:`on_after_batch_transfer`.
         """
         dataset = self._valid_attribute('train_dataset')
         rank, world = self._world
-        sizes, total, shares, seed = dataset.sizes, self.batch_size * world, self.shares, self.seed
+        sizes, total = dataset.sizes, self.batch_size * world
 
         def plan(epoch: int) -> EpochPlan:
-            return plan_epoch(sizes, total, shares, seed=seed, epoch=epoch)
+            return plan_epoch(sizes, total, self.shares, seed=self.seed, epoch=epoch)
 
-        progress = None if self.trainer is None else Progress(self.trainer)
         loader = ResumableLoader(
             dataset,
             plan,
@@ -231,11 +199,10 @@ class ClayPretrainDataModule(ResumableDataModule):
             num_workers=self.num_workers,
             max_failures=self.max_failures,
             identity=self._identity(sizes),
-            progress=progress,
-            fixed_epoch=progress is not None and progress.repeats,
+            trainer=self.trainer,
         )
         self._loaders.append(loader)
-        return self.resumed(loader)
+        return self._resumed(loader)
 
     def val_dataloader(self) -> PlannedLoader | list[PlannedLoader]:
         """The loader of this rank's batches of validation.
@@ -269,7 +236,7 @@ class ClayPretrainDataModule(ResumableDataModule):
             part.close()
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Check a batch's values on the host; of a sensor's first batches also the units.
+        """Check a batch's values on the host, and the units of a sensor's first batches.
 
         Args:
             batch: a batch as loaded.
@@ -286,7 +253,7 @@ class ClayPretrainDataModule(ResumableDataModule):
         return batch
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Normalise a batch on its device and hide bands.
+        """Normalize a batch on its device, hide bands, and add the sensor whose bands are the channels.
 
         Args:
             batch: a batch as loaded.
@@ -295,4 +262,5 @@ class ClayPretrainDataModule(ResumableDataModule):
         Returns:
             The batch as the class describes it.
         """
-        return self.normalization(batch)
+        # not before the transfer: Lightning refuses to move a frozen dataclass
+        return {**self.normalization(batch), 'selection': self.selected[batch['sensor']]}

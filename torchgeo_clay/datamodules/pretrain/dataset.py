@@ -2,39 +2,47 @@
 
 """Patches of scenes by key: everything random about a patch is drawn from (seed, epoch, sensor, index).
 
+Probabilities of the augmentation are those the release was trained with (module ``src.model`` of claymodel 1.5.0). The
+release also hides bands and flips in validation, which is not done here.
+
 Shapes: B samples, C bands, H = W = patch_size, L = (H / 8)·(W / 8) patches of the model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
-from rasterio.errors import RasterioError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from torchgeo_clay.datamodules.pretrain.augmentation import draw_chance, draw_noise
 from torchgeo_clay.datamodules.pretrain.plan import PatchKey, rng_of
-from torchgeo_clay.datamodules.pretrain.regions import Region, SensorScenes
+from torchgeo_clay.datamodules.pretrain.regions import (
+    READ_ERRORS,
+    Region,
+    SensorScenes,
+    read_patch,
+    windows_with_data,
+)
+from torchgeo_clay.datasets import SceneError
 
-__all__ = ('MODEL_PATCH', 'READ_ERRORS', 'PretrainDataset', 'collate', 'place_patch')
+__all__ = ('MODEL_PATCH', 'PretrainDataset', 'collate', 'pad_patch')
 
 #: Pixels per side of the model's patches.
 MODEL_PATCH = 8
 
-#: What reading a broken file raises: rasterio's errors, the system's, and zipfile's and NumPy's for chips.
-READ_ERRORS = (RasterioError, OSError, ValueError, EOFError)
+FLIP = 0.5
+HIDE_METADATA = 0.2
+HIDE_ALL_BANDS = 0.1
+HIDE_HALF_THE_BANDS = 0.2
 
-#: Places tried in a scene before another is tried, and scenes tried for one sample.
+#: Places tried in a scene before another is tried, scenes tried for a sample, and patches read for a sample.
 TRIES = 4
 SCENES = 16
-
-#: A region, row and column in it, and the share of pixels with data that is enough for those looked at before.
-Place = tuple[Region, int, int, float]
+READS = 16
 
 
 class PretrainDataset(Dataset[dict[str, Any]]):
@@ -50,29 +58,33 @@ class PretrainDataset(Dataset[dict[str, Any]]):
         min_valid: float = 0.5,
         patches_per_scene: int | None = None,
     ) -> None:
-        """Initialise.
+        """Initialize a new PretrainDataset instance; for validation this looks at each window once.
 
         Args:
             scenes: the scenes of each sensor.
             patch_size: pixels per side, a multiple of 8.
             train: whether patches are drawn at random and augmented.
             seed: seed of the run.
-            min_valid: share of pixels with data below which a patch is replaced by another.
-            patches_per_scene: patches drawn of a scene in an epoch; None for as many as lie side by side in it.
+            min_valid: share of pixels with data below which a patch is replaced in training, and does not validate.
+            patches_per_scene: patches drawn from a scene in an epoch; None for as many as lie side by side in it.
         """
         self.scenes, self.patch_size, self.train = dict(scenes), patch_size, train
         self.seed, self.min_valid = seed, min_valid
         self._last: dict[str, np.ndarray] = {}
+        self._windows: dict[str, np.ndarray] = {}
         for name, part in self.scenes.items():
-            counts = [r.count(patch_size) for r in part.regions]
-            if train and patches_per_scene is not None:
-                counts = [patches_per_scene] * len(counts)
-            self._last[name] = np.cumsum(counts)
+            if train:
+                counts = [patches_per_scene or region.count(patch_size) for region in part.regions]
+                self._last[name] = np.cumsum(counts)
+            elif len(windows := windows_with_data(part, patch_size, min_valid)):
+                self._windows[name] = windows
 
     @property
     def sizes(self) -> dict[str, int]:
         """Number of samples an epoch holds of each sensor."""
-        return {name: int(last[-1]) for name, last in self._last.items()}
+        if self.train:
+            return {name: int(last[-1]) for name, last in self._last.items()}
+        return {name: len(windows) for name, windows in self._windows.items()}
 
     def __len__(self) -> int:
         """Number of samples of all sensors."""
@@ -87,112 +99,120 @@ class PretrainDataset(Dataset[dict[str, Any]]):
         Returns:
             ``image`` (C, H, W) in the sensor's units; ``valid`` (1, H, W) bool; ``wavelength`` (C,); ``res``, ``lat``,
             ``lon``, ``time`` (); ``band_mask`` (C,) bool; ``noise`` (L,); ``index`` (); ``sensor``, a string;
-            ``path``, the file it was read from; ``counts``, the key's; ``failures``, (path, reason) of the scenes that
-            could not be read and were replaced. A sample that does not count has no valid pixel.
+            ``path``, the file it was read from; ``counts``, False where the key's is, or where another window stands
+            in for one of validation that cannot be read or has lost its data; ``failures``, (path, reason) of the
+            scenes that could not be read. A sample that does not count has no valid pixel.
 
         Raises:
-            OSError: if none of the scenes tried can be read.
-            ValueError: if none of the scenes tried has a valid pixel.
+            SceneError: if none of the scenes tried can be read.
         """
-        sample, failures = self._first_good(key)
+        sample, failures = self._train_sample(key) if self.train else self._val_sample(key)
         if self.train:
             self._augment(sample, key)
         else:
             sample['band_mask'] = torch.ones(sample['image'].shape[0], dtype=torch.bool)
-            noise = draw_noise(rng_of('validation', self.seed, key.sensor, 0, key.number), self._tokens)
-            sample['noise'] = torch.from_numpy(noise)
-        sample['image'], sample['valid'] = place_patch(sample['image'], sample['valid'], self.patch_size)
-        if not key.counts:
+            sample['noise'] = self._noise(rng_of('validation', self.seed, key.sensor, 0, key.number))
+        sample['image'], sample['valid'] = pad_patch(sample['image'], sample['valid'], self.patch_size)
+        sample['counts'] = key.counts and sample.get('counts', True)
+        if not sample['counts']:
             sample['valid'] = torch.zeros_like(sample['valid'])
-        more = {'sensor': key.sensor, 'counts': key.counts, 'failures': failures}
+        more = {'sensor': key.sensor, 'failures': list(failures.items())}
         return {**sample, 'index': torch.tensor(key.number), **more}
 
-    @property
-    def _tokens(self) -> int:
-        """Number of patches of the model, L."""
-        return (self.patch_size // MODEL_PATCH) ** 2
+    def _noise(self, rng: np.random.Generator) -> Tensor:
+        """Noise of the mask: (L,) float32 in [0, 1)."""
+        return torch.from_numpy(rng.random((self.patch_size // MODEL_PATCH) ** 2, dtype=np.float32))
 
-    def _first_good(self, key: PatchKey) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-        """The first candidate with enough data, else the best of them, and the scenes that failed on the way."""
-        part = self.scenes[key.sensor]
-        failures: dict[str, str] = {}
-        best, best_share = None, 0.0
-        for region, row, col, enough in self._training_places(key) if self.train else self._validation_places(key):
-            if best_share > 0 and best_share >= enough:
+    def _read(
+        self, part: SensorScenes, region: Region, row: int, col: int, failures: dict[str, str]
+    ) -> dict[str, Any] | None:
+        """Read a patch; None if its scene cannot be read, now or before."""
+        if region.path in failures:
+            return None
+        try:
+            return read_patch(part.sources[region.source], region, row, col, self.patch_size)
+        except READ_ERRORS as error:
+            failures[region.path] = f'{type(error).__name__}: {error}'
+            return None
+
+    def _train_sample(self, key: PatchKey) -> tuple[dict[str, Any], dict[str, str]]:
+        """The first patch with enough data of at most ``READS``, else the best, and the scenes that failed."""
+        part, failures = self.scenes[key.sensor], {}
+        best, best_share, reads = {}, -1.0, 0
+        for region, row, col in self._places(key):
+            if best_share > 0 and (best_share >= self.min_valid or reads >= READS):
                 break
-            if region.path in failures:
+            if reads >= READS and (row, col) != region.anchor:
                 continue
-            try:
-                sample = self.read(part, region, row, col)
-            except READ_ERRORS as error:
-                failures[region.path] = f'{type(error).__name__}: {error}'
+            if (sample := self._read(part, region, row, col, failures)) is None:
                 continue
+            reads += 1
             share = sample['valid'].float().mean().item()
             if share > best_share:
                 best, best_share = sample, share
-        if best is None and failures:
-            raise OSError(f'{key.sensor}: none of the scenes tried can be read: {failures}')
-        if best is None:
-            raise ValueError(
-                f'{key.sensor}: expected data in the scenes, found no valid pixel where sample {key} lies.'
-            )
-        return best, list(failures.items())
+        if not best:
+            raise SceneError(f'{key.sensor}: none of the scenes tried can be read: {failures}')
+        return best, failures
 
-    def read(self, part: SensorScenes, region: Region, row: int, col: int) -> dict[str, Any]:
-        """Read a patch of a region, smaller than a patch if the region is; what is not finite is not valid."""
-        size = (min(self.patch_size, region.height), min(self.patch_size, region.width))
-        sample = dict(part.sources[region.source].patch(region.scene, region.top + row, region.left + col, size))
-        if sample['image'].is_floating_point():  # integers are finite, and looking takes as long as reading them
-            finite = torch.isfinite(sample['image'])
-            sample['image'] = torch.where(finite, sample['image'], 0)
-            sample['valid'] = sample['valid'] & finite.all(dim=0, keepdim=True)
-        return {**sample, 'path': region.path}
-
-    def _training_places(self, key: PatchKey) -> Iterator[Place]:
-        """Random places in the scene of a key, then in other scenes; at last all of it, until one has any data."""
+    def _places(self, key: PatchKey) -> Iterator[tuple[Region, int, int]]:
+        """Random places in the scene of a key, then in other scenes; at last the places known to hold data."""
         part, rng = self.scenes[key.sensor], rng_of('place', self.seed, key.sensor, key.epoch, key.number)
-        first = int(np.searchsorted(self._last[key.sensor], key.number % self.sizes[key.sensor], side='right'))
+        position = int(np.searchsorted(self._last[key.sensor], key.number % self.sizes[key.sensor], side='right'))
         shares = None if part.weights is None else np.array(part.weights) / sum(part.weights)
         if shares is not None:
-            first = int(rng.choice(len(part), p=shares))
-        position = first
-        for hop in range(1, SCENES + 1):
+            position = int(rng.choice(len(part), p=shares))
+        tried = []
+        for _ in range(SCENES):
             region = part.regions[position]
+            tried.append(region)
             rows, cols = (max(side - self.patch_size, 0) + 1 for side in (region.height, region.width))
             for _ in range(min(TRIES, rows * cols)):
-                yield region, int(rng.integers(rows)), int(rng.integers(cols)), self.min_valid
-            position = (first + hop) % len(part) if shares is None else int(rng.choice(len(part), p=shares))
-        for row, col in part.regions[first].cover(self.patch_size):
-            yield part.regions[first], row, col, 0.0
+                yield region, int(rng.integers(rows)), int(rng.integers(cols))
+            position = (position + 1) % len(part) if shares is None else int(rng.choice(len(part), p=shares))
+        for region in tried:
+            yield region, *region.anchor
 
-    def _validation_places(self, key: PatchKey) -> Iterator[Place]:
-        """The window of a key, then those after it."""
-        regions, last = self.scenes[key.sensor].regions, self._last[key.sensor]
-        size = self.sizes[key.sensor]
-        for index in islice(chain(range(key.number, size), range(key.number)), TRIES * SCENES):
-            position = int(np.searchsorted(last, index, side='right'))
-            windows = regions[position].windows(self.patch_size)
-            row, col = windows[index - int(last[position])]  # counted from the scene's end
-            yield regions[position], row, col, self.min_valid
+    def _val_sample(self, key: PatchKey) -> tuple[dict[str, Any], dict[str, str]]:
+        """The window of a key, or one that stands in for it, and the scenes that failed."""
+        part, windows, failures = self.scenes[key.sensor], self._windows[key.sensor], {}
+        tried: set[str] = set()
+        for number in chain([key.number], range(len(windows))):
+            position, row, col = windows[number].tolist()
+            region = part.regions[position]
+            if len(tried) == SCENES:
+                break
+            tried.add(region.path)
+            if (sample := self._read(part, region, row, col, failures)) is not None:
+                counts = number == key.number and bool(sample['valid'].any())
+                return {**sample, 'counts': counts}, failures
+        raise SceneError(f'{key.sensor}: none of the scenes tried can be read: {failures}')
 
     def _augment(self, sample: dict[str, Any], key: PatchKey) -> None:
-        """Flip, hide metadata and bands, and add the mask's noise, in place."""
+        """Flip, hide metadata and bands, and add the mask's noise, in place.
+
+        The draws are always the same number in the same order, so that none depends on what another came out as.
+        """
         rng = rng_of('augmentation', self.seed, key.sensor, key.epoch, key.number)
-        chance = draw_chance(rng, sample['image'].shape[0], self._tokens)
-        dims = [dim for dim, flip in ((1, chance.flip_rows), (2, chance.flip_cols)) if flip]
+        bands = sample['image'].shape[0]
+        flip_rows, flip_cols, metadata, band = rng.random(4)
+        half = rng.permutation(bands)[: bands // 2]
+        sample['noise'] = self._noise(rng)
+        dims = [dim for dim, draw in ((1, flip_rows), (2, flip_cols)) if draw < FLIP]
         for name in ('image', 'valid'):
             sample[name] = torch.flip(sample[name], dims)
-        if chance.hide_metadata:
+        if metadata < HIDE_METADATA:
             for name in ('lat', 'lon', 'time'):
                 sample[name] = torch.full_like(sample[name], torch.nan)
-        keep = torch.from_numpy(chance.keep)
-        has_place = not torch.isnan(sample['lat']).item()
-        sample['band_mask'] = keep if has_place else torch.ones_like(keep)
-        sample['noise'] = torch.from_numpy(chance.noise)
+        sample['band_mask'] = torch.ones(bands, dtype=torch.bool)
+        if not torch.isnan(sample['lat']).item():  # bands are hidden in samples with a place only
+            if band < HIDE_ALL_BANDS:
+                sample['band_mask'][:] = False
+            elif band < HIDE_ALL_BANDS + HIDE_HALF_THE_BANDS:
+                sample['band_mask'][half] = False
 
 
-def place_patch(image: Tensor, valid: Tensor, patch_size: int) -> tuple[Tensor, Tensor]:
-    """Pad a patch that is smaller than it should be, below and on the right.
+def pad_patch(image: Tensor, valid: Tensor, patch_size: int) -> tuple[Tensor, Tensor]:
+    """Pad a patch that is too small, below and on the right.
 
     Args:
         image: (C, h, w).
@@ -203,13 +223,10 @@ def place_patch(image: Tensor, valid: Tensor, patch_size: int) -> tuple[Tensor, 
         Image (C, H, W), padded with zeros, and valid (1, H, W), padded with False.
     """
     rows, cols = image.shape[1:]
-    if (rows, cols) == (patch_size, patch_size):
+    margins = (0, patch_size - cols, 0, patch_size - rows)
+    if not any(margins):
         return image, valid
-    padded = image.new_zeros(image.shape[0], patch_size, patch_size)
-    padded_valid = valid.new_zeros(1, patch_size, patch_size)
-    padded[:, :rows, :cols] = image
-    padded_valid[:, :rows, :cols] = valid
-    return padded, padded_valid
+    return torch.nn.functional.pad(image, margins), torch.nn.functional.pad(valid, margins)
 
 
 def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -219,9 +236,13 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         samples: see :meth:`PretrainDataset.__getitem__`.
 
     Returns:
-        The tensors stacked, ``sensor`` as a string, ``paths`` of the files, ``counted``, how many samples count, and
-        ``failures`` as one list. Images of different dtypes, as scenes of one sensor may have, become float32.
+        The tensors of the samples that count stacked (of the first sample where none does), ``sensor`` as a string,
+        ``paths`` of the files, ``counted``, how many samples count, and ``failures`` of all as one list. Images of
+        different dtypes, as scenes of one sensor may have, become float32.
     """
+    failures = list(dict.fromkeys(chain.from_iterable(sample['failures'] for sample in samples)))
+    counted = sum(sample['counts'] for sample in samples)
+    samples = [sample for sample in samples if sample['counts']] or samples[:1]
     images = [sample['image'] for sample in samples]
     if len({image.dtype for image in images}) > 1:
         images = [image.to(torch.float32) for image in images]
@@ -230,7 +251,6 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for name, value in samples[0].items()
         if isinstance(value, Tensor) and name != 'image'
     }
-    failures = list(dict.fromkeys(chain.from_iterable(sample['failures'] for sample in samples)))
-    batch['paths'] = [sample['path'] for sample in samples]
-    batch['counted'] = sum(sample['counts'] for sample in samples)
-    return {'image': torch.stack(images), **batch, 'sensor': samples[0]['sensor'], 'failures': failures}
+    paths = [sample['path'] for sample in samples]
+    more = {'sensor': samples[0]['sensor'], 'paths': paths, 'counted': counted, 'failures': failures}
+    return {'image': torch.stack(images), **batch, **more}

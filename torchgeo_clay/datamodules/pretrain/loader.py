@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Loaders that follow a plan, and one that a killed run resumes in mid-epoch.
+"""Loaders that follow a plan, and one that resumes a killed run in mid-epoch.
 
 They hold a DataLoader and are none, so that Lightning leaves the sampling alone, whatever ``use_distributed_sampler``.
 """
@@ -13,12 +13,14 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torchgeo.datamodules import BaseDataModule
 
 from torchgeo_clay.datamodules.pretrain.dataset import collate
 from torchgeo_clay.datamodules.pretrain.plan import EpochPlan, PatchKey, rank_part
 
-__all__ = ('PlannedLoader', 'Progress', 'ResumableLoader')
+__all__ = ('PlannedLoader', 'ResumableDataModule', 'ResumableLoader')
 
 log = logging.getLogger(__name__)
 
@@ -29,43 +31,27 @@ WORKER_DIED = (
 )
 
 
-def of_dead_worker(error: BaseException) -> bool:
-    """Whether this is what PyTorch raises, wherever the program is, when a process that loads data dies."""
+def _is_dead_worker(error: BaseException) -> bool:
+    """Return True for the error PyTorch raises, wherever the program is, when a process that loads data dies."""
     return isinstance(error, RuntimeError) and str(error).startswith('DataLoader worker (pid')
 
 
-class RankBatches(Sampler[list[PatchKey]]):
-    """The keys of a rank's batches, from a step of the plan to its end."""
+class _RankBatches(Sampler[list[PatchKey]]):
+    """The keys of a rank's batches, from step ``start`` of a plan to its end."""
 
-    def __init__(self, plan: EpochPlan, rank: int = 0, world_size: int = 1) -> None:
-        """Initialise with the plan of an epoch, to be replaced epoch by epoch."""
-        self.plan, self.rank, self.world_size = plan, rank, world_size
-        self.start = 0
-        self.on_epoch: Callable[[int], None] | None = None
-
-    @property
-    def sampler(self) -> RankBatches:
-        """Itself: Lightning calls ``set_epoch`` on the sampler of a batch sampler only."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Pass the number of the epoch on to the loader."""
-        if self.on_epoch is not None:
-            self.on_epoch(epoch)
+    def __init__(self, plan: EpochPlan, rank: int, world_size: int) -> None:
+        """Initialize a new _RankBatches instance."""
+        self.plan, self.rank, self.world_size, self.start = plan, rank, world_size, 0
 
     def __iter__(self) -> Iterator[list[PatchKey]]:
         """Yield the keys of each batch."""
-        plan = self.plan  # workers read ahead: what they were given stays theirs if the plan is replaced
+        plan = self.plan
         for step in range(self.start, len(plan)):
             yield rank_part(plan.keys(step), self.rank, self.world_size)
 
-    def __len__(self) -> int:
-        """Number of batches."""
-        return len(self.plan) - self.start
-
 
 class PlannedLoader:
-    """Yields a rank's batches of a plan, and keeps count of scenes that can't be read."""
+    """Yields a rank's batches of a plan, and counts the scenes that cannot be read."""
 
     def __init__(
         self,
@@ -77,20 +63,20 @@ class PlannedLoader:
         num_workers: int = 0,
         max_failures: int = 10,
     ) -> None:
-        """Initialise.
+        """Initialize a new PlannedLoader instance.
 
         Args:
             dataset: takes a :class:`~torchgeo_clay.datamodules.pretrain.plan.PatchKey`.
             plan: number of the epoch → its plan; all plans have the same number of steps.
             rank: number of this rank.
             world_size: number of ranks.
-            num_workers: number of worker processes, 0 to load in this one.
-            max_failures: how many scenes may fail while this rank reads them before the run is stopped.
+            num_workers: worker processes; 0 to load in this one.
+            max_failures: scenes of this rank that may fail before the run is stopped.
         """
-        self.dataset, self.num_workers, self.max_failures = dataset, num_workers, max_failures
-        self.plan = plan
+        self.dataset, self.plan = dataset, plan
+        self.num_workers, self.max_failures = num_workers, max_failures
         self.failures: dict[str, str] = {}
-        self.batch_sampler = RankBatches(plan(0), rank, world_size)
+        self.batch_sampler = _RankBatches(plan(0), rank, world_size)
         self._loader: DataLoader[dict[str, Any]] | None = None
 
     def __len__(self) -> int:
@@ -126,28 +112,21 @@ class PlannedLoader:
             yield self._count_failures(batch)
 
     def _next(self, batches: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
-        """The next batch, None at the end. Of a dead worker PyTorch tells itself, or that a pipe to it is broken."""
+        """The next batch, None at the end. PyTorch reports a dead worker directly or as a broken pipe."""
         try:
             return next(batches, None)
         except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
             broken_pipe = not isinstance(error, RuntimeError) and 'in DataLoader worker process' not in str(error)
-            if not (of_dead_worker(error) or (self.num_workers and broken_pipe)):
-                raise  # of the data: what a live worker raises says that it is from there
+            if not (_is_dead_worker(error) or (self.num_workers and broken_pipe)):
+                raise  # an error of the data: a live worker's message names the worker
             raise RuntimeError(f'{str(error).strip()} {WORKER_DIED}') from error
 
     def _count_failures(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Name scenes that failed, once each, and stop where they are too many.
-
-        Raises:
-            OSError: above ``max_failures`` scenes.
-        """
+        """Name each scene that failed once, and stop the run above ``max_failures`` of them."""
         for path, reason in batch.pop('failures'):
-            if path in self.failures:
-                continue
-            self.failures[path] = reason
-            log.warning(
-                'Skipped %s, which can not be read (scene %d of this run): %s', path, len(self.failures), reason
-            )
+            if path not in self.failures:
+                self.failures[path] = reason
+                log.warning('Skipped %s, which cannot be read (scene %d): %s', path, len(self.failures), reason)
         if len(self.failures) > self.max_failures:
             raise OSError(
                 f'{len(self.failures)} scenes could not be read, more than max_failures={self.max_failures}: '
@@ -157,10 +136,11 @@ class PlannedLoader:
 
 
 class ResumableLoader(PlannedLoader):
-    """A planned loader with an epoch and a position, which Lightning saves in its checkpoints.
+    """A planned loader that counts epochs and keeps a position, which Lightning saves in its checkpoints.
 
-    The position saved is that of the last batch trained on. It is neither what workers have read ahead nor what was
-    handed out: a run that dies within a step does that step again.
+    It counts epochs itself: resumed with ``max_steps`` at the end of an epoch, Lightning counts one that is empty. The
+    position saved is that of the last batch trained on. It is neither what workers have read ahead nor what was handed
+    out: a run that dies within a step repeats that step.
     """
 
     def __init__(
@@ -169,117 +149,118 @@ class ResumableLoader(PlannedLoader):
         plan: Callable[[int], EpochPlan],
         *,
         identity: Mapping[str, Any],
-        progress: Progress | None = None,
-        fixed_epoch: bool = False,
+        trainer: Trainer | None = None,
         **kwargs: Any,
     ) -> None:
-        """Initialise.
+        """Initialize a new ResumableLoader instance.
 
         Args:
             dataset: see :class:`PlannedLoader`.
             plan: see :class:`PlannedLoader`.
             identity: all the plan depends on but the epoch, in plain types; a resumed run must have the same.
-            progress: how far training is; None takes batches handed out for trained on.
-            fixed_epoch: whether every epoch repeats the first, as Lightning's ``overfit_batches`` wants it.
+            trainer: tells which batches were trained on; None counts those handed out.
             **kwargs: see :class:`PlannedLoader`.
         """
         super().__init__(dataset, plan, **kwargs)
-        self.identity, self.progress, self.fixed_epoch = dict(identity), progress, fixed_epoch
-        self.batch_sampler.on_epoch = self.set_epoch
-        self._start = 0
+        self.identity, self.trainer = dict(identity), trainer
+        # with `overfit_batches` Lightning expects the same batches in every epoch
+        self._repeats = trainer is not None and trainer.overfit_batches > 0
+        self._epoch = -1  # of the batches handed out last; none yet
         self._handed_out = 0
-        self._asked = 0  # the epoch Lightning speaks of, and by how much that is ahead of ours
-        self._ahead = 0
-        self._loaded: tuple[int, int] | None = None
+        self._resume = False
 
     @property
-    def epoch(self) -> int:
-        """Number of the current epoch."""
-        return self.batch_sampler.plan.epoch
+    def _batches(self) -> float:
+        """Batches of an epoch, which ``limit_train_batches`` may lower."""
+        return len(self) if self.trainer is None else min(len(self), self.trainer.num_training_batches)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of an epoch, or stay where we are if it is the current one."""
-        self._asked = epoch
-        if epoch - self._ahead != self.epoch and not self.fixed_epoch:
-            self._begin(epoch - self._ahead)
-
-    def _begin(self, epoch: int) -> None:
-        """Go to the beginning of an epoch of ours."""
-        self.batch_sampler.plan = self.plan(0 if self.fixed_epoch else epoch)
-        self._start = self._handed_out = 0
-
-    def _settle(self) -> None:
-        """After loading the state of an epoch that was over, go to the next one, whatever Lightning counts.
-
-        With ``max_steps``, Lightning resumes from the end of an epoch with one epoch that has no batches.
-        """
-        loaded, self._loaded = self._loaded, None
-        if loaded is None:
-            return
-        epoch, step = loaded
-        if step >= (len(self) if self.progress is None else min(len(self), self.progress.batches)):
-            self._ahead = self._asked - (epoch + 1)
-            self._begin(epoch + 1)
+    def _begin(self) -> None:
+        """Go to the next epoch, or after loading a state to what is left of its epoch."""
+        if not self._resume or self._handed_out >= self._batches:
+            first = self._epoch < 0 and self.trainer is not None
+            self._epoch = self.trainer.current_epoch if first else self._epoch + 1
+            self._handed_out = 0
+        self._resume = False
+        self.batch_sampler.plan = self.plan(0 if self._repeats else self._epoch)
+        self.batch_sampler.start = self._handed_out
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield the batches of the current epoch, after loading a state only what was left of it.
-
-        A generator: the first batch is asked for after Lightning has called ``set_epoch``, this method before.
-        """
-        self._settle()
-        self.batch_sampler.start, self._start = self._start, 0
-        self._handed_out = self.batch_sampler.start
+        """Yield the batches of the next epoch. A generator: an iterator that Lightning never asks counts for none."""
+        self._begin()
         for batch in super().__iter__():
             self._handed_out += 1
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
         """The position: number of the epoch, of its batches trained on, and what the plan was made from."""
-        step = self._handed_out if self.progress is None else min(self._handed_out, self.progress.trained)
-        return {'epoch': self.epoch, 'step': step, 'identity': self.identity}
+        step = self._handed_out
+        if self.trainer is not None and not self._resume:
+            progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress  # Lightning declares its base class only
+            step = min(step, progress.current.processed)
+        return {'epoch': max(self._epoch, 0), 'step': step, 'identity': self.identity}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to a saved position.
 
         Args:
-            state: what :meth:`state_dict` returned in another run, of whatever world size.
+            state: what :meth:`state_dict` returned in another run, of any world size.
 
         Raises:
-            ValueError: if the rest of the epoch can't be the same, as something the plan is made from has changed.
+            ValueError: if the rest of the epoch would differ, as something the plan is made from has changed.
         """
         saved = state['identity']
         changed = sorted(k for k in {*saved, *self.identity} if saved.get(k) != self.identity.get(k))
         if changed:
             differences = '; '.join(f'{k}: expected {saved.get(k)}, got {self.identity.get(k)}' for k in changed)
             raise ValueError(
-                f'The checkpoint was written in mid-epoch, and what remains of that epoch is not the same any more: '
-                f'{differences}. Resume with the settings and data of the killed run (on another number of devices '
-                'keep batch_size × devices), from a checkpoint at the end of an epoch, or start anew with its weights.'
+                f'The checkpoint was written in mid-epoch, and the rest of that epoch would differ: {differences}. '
+                'Resume with the settings and data of the killed run (on another number of devices keep batch_size × '
+                'devices), from a checkpoint at the end of an epoch, or start a new run with its weights.'
             )
-        self.batch_sampler.plan = self.plan(state['epoch'])
-        self._handed_out = self._start = state['step']
-        self._loaded = state['epoch'], state['step']
+        self._epoch, self._handed_out, self._resume = state['epoch'], state['step'], True
 
 
-class Progress:
-    """How far a trainer is in its epoch."""
+class ResumableDataModule(BaseDataModule):
+    """Keeps the position of its training loader in checkpoints.
 
-    def __init__(self, trainer: Trainer) -> None:
-        """Initialise."""
-        self.trainer = trainer
+    Lightning keeps it too, but does not give it back to a loader made before it read the state of its loops, as with
+    any task whose ``configure_optimizers`` asks for ``trainer.estimated_stepping_batches`` (``FitLoop.setup_data`` of
+    Lightning 2.6 returns early the second time). The state of a datamodule is read before that.
+    """
 
-    @property
-    def trained(self) -> int:
-        """Batches that were trained on, not counting one in which training was interrupted."""
-        current: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current  # Lightning declares its base class only
-        return current.processed
+    _train_loader: ResumableLoader | None = None
+    _position: Mapping[str, Any] | None = None
 
     @property
-    def batches(self) -> float:
-        """Batches that make an epoch, which ``limit_train_batches`` may make fewer."""
-        return self.trainer.num_training_batches
+    def _world(self) -> tuple[int, int]:
+        """Number of this rank and number of ranks."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    @property
-    def repeats(self) -> bool:
-        """Whether every epoch is to train on the same batches, as ``overfit_batches`` asks for."""
-        return getattr(self.trainer, 'overfit_batches', 0) > 0
+    def _resumed(self, loader: ResumableLoader) -> ResumableLoader:
+        """Move a new training loader to the position of the checkpoint that training resumes from, if any."""
+        if self._position is not None:
+            loader.load_state_dict(self._position)
+        self._train_loader, self._position = loader, None
+        return loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position of the training loader, for Lightning's checkpoints."""
+        return {} if self._train_loader is None else {'train_loader': self._train_loader.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep a position for the training loader; validating and testing have no use for it.
+
+        Args:
+            state_dict: what :meth:`state_dict` returned in another run.
+        """
+        if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self._position = state_dict.get('train_loader')
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Add a remedy where a worker process died; PyTorch raises that from wherever training is.
+
+        Args:
+            exception: what ends the run.
+        """
+        if _is_dead_worker(exception) and WORKER_DIED not in str(exception):
+            exception.add_note(WORKER_DIED)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
@@ -13,11 +14,28 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import pandas as pd
+import torch
+from numpy.typing import NDArray
+from rasterio.errors import RasterioError
 
+from torchgeo_clay.datasets import SceneError
 from torchgeo_clay.sensors import Sensor
 
-__all__ = ('PatchSource', 'Region', 'SensorScenes', 'read_weights', 'split_scenes')
+__all__ = (
+    'READ_ERRORS',
+    'PatchSource',
+    'Region',
+    'SensorScenes',
+    'find_data',
+    'read_patch',
+    'split_scenes',
+    'windows_with_data',
+)
+
+log = logging.getLogger(__name__)
+
+#: What reading a broken file raises.
+READ_ERRORS = (SceneError, RasterioError, OSError)
 
 
 class PatchSource(Protocol):
@@ -44,6 +62,8 @@ class Region:
         left: first column.
         height: number of rows.
         width: number of columns.
+        anchor: row and column, in the region, of a patch that holds data.
+        has_gaps: False if no pixel of the scene can be without data.
     """
 
     path: str
@@ -53,25 +73,32 @@ class Region:
     left: int
     height: int
     width: int
+    anchor: tuple[int, int] = (0, 0)
+    has_gaps: bool = True
 
-    def windows(self, patch_size: int) -> list[tuple[int, int]]:
-        """Upper left corners (row, col) of the whole patches side by side; of one patch if the region is smaller."""
-        rows = range(0, max(self.height - patch_size, 0) + 1, patch_size)
-        cols = range(0, max(self.width - patch_size, 0) + 1, patch_size)
-        return list(product(rows, cols))
+    def _starts(self, patch_size: int) -> tuple[range, range]:
+        """First rows and columns of the whole patches side by side; of one patch if the region is smaller."""
+        ends = (max(side - patch_size, 0) + 1 for side in (self.height, self.width))
+        rows, cols = (range(0, end, patch_size) for end in ends)
+        return rows, cols
 
-    def cover(self, patch_size: int) -> Iterator[tuple[int, int]]:
-        """Upper left corners (row, col) of patches that cover the region, those at its ends overlapping others.
-
-        Those near the centre come first, as it is the edges of a scene where data is missing.
-        """
-        ends = [max(side - patch_size, 0) for side in (self.height, self.width)]
-        rows, cols = ({*range(0, end, patch_size), end} for end in ends)
-        return iter(sorted(product(rows, cols), key=lambda w: abs(w[0] - ends[0] / 2) + abs(w[1] - ends[1] / 2)))
+    def grid(self, patch_size: int) -> list[tuple[int, int]]:
+        """Upper left corners (row, col) of the whole patches side by side, row by row."""
+        return list(product(*self._starts(patch_size)))
 
     def count(self, patch_size: int) -> int:
         """Number of whole patches side by side, at least 1."""
-        return max(1, self.height // patch_size) * max(1, self.width // patch_size)
+        rows, cols = self._starts(patch_size)
+        return len(rows) * len(cols)
+
+    def cover(self, patch_size: int) -> list[tuple[int, int]]:
+        """Upper left corners of patches that cover the region, those at its ends overlapping others.
+
+        Patches near the center come first, as data is missing at the edges of scenes.
+        """
+        ends = [max(side - patch_size, 0) for side in (self.height, self.width)]
+        rows, cols = ({*range(0, end, patch_size), end} for end in ends)
+        return sorted(product(rows, cols), key=lambda w: abs(w[0] - ends[0] / 2) + abs(w[1] - ends[1] / 2))
 
 
 @dataclass(frozen=True)
@@ -112,92 +139,142 @@ class SensorScenes:
         return hashlib.sha256(repr((names, self.weights, more)).encode()).hexdigest()[:16]
 
 
+def read_patch(source: PatchSource, region: Region, row: int, col: int, patch_size: int) -> dict[str, Any]:
+    """Read a patch of a region, smaller than a patch if the region is; values that are not finite are not valid.
+
+    Args:
+        source: what the region is read from.
+        region: the region.
+        row: first row, in the region.
+        col: first column, in the region.
+        patch_size: pixels per side.
+    """
+    size = (min(patch_size, region.height), min(patch_size, region.width))
+    sample = dict(source.patch(region.scene, region.top + row, region.left + col, size))
+    if sample['image'].is_floating_point():  # integers are finite, and looking takes as long as reading them
+        finite = torch.isfinite(sample['image'])
+        sample['image'] = torch.where(finite, sample['image'], 0)
+        sample['valid'] = sample['valid'] & finite.all(dim=0, keepdim=True)
+    return {**sample, 'path': region.path}
+
+
+def _with_data(
+    source: PatchSource, region: Region, places: Sequence[tuple[int, int]], patch_size: int
+) -> Iterator[tuple[int, int, float]]:
+    """Yield row, column and share of valid pixels of the patches that hold data."""
+    for row, col in places:
+        share = read_patch(source, region, row, col, patch_size)['valid'].float().mean().item()
+        if share > 0:
+            yield row, col, share
+
+
+def find_data(source: PatchSource, region: Region, patch_size: int) -> Region | None:
+    """Find a patch that holds data, from the center outwards.
+
+    Args:
+        source: what the region is read from.
+        region: the region.
+        patch_size: pixels per side.
+
+    Returns:
+        The region with its anchor there; None if it holds no valid pixel.
+    """
+    for row, col, _ in _with_data(source, region, region.cover(patch_size), patch_size):
+        return replace(region, anchor=(row, col))
+    return None
+
+
+def windows_with_data(scenes: SensorScenes, patch_size: int, min_valid: float) -> NDArray[np.int64]:
+    """Choose the windows that validate: patches side by side that hold enough data. Each is looked at once.
+
+    Args:
+        scenes: what validates.
+        patch_size: pixels per side.
+        min_valid: share of valid pixels that is enough.
+
+    Returns:
+        (n, 3) position of the region, row and column in it. A region where no window has enough data gives the one
+        with the most; where the whole patches have none, its anchor. A scene that cannot be read gives none.
+    """
+    chosen = []
+    for position, region in enumerate(scenes.regions):
+        places = region.grid(patch_size)
+        if region.has_gaps:
+            try:
+                found = list(_with_data(scenes.sources[region.source], region, places, patch_size))
+            except READ_ERRORS as error:
+                log.warning('Skipped %s in validation, which cannot be read: %s', region.path, error)
+                continue
+            best = max(found, key=lambda window: window[2], default=(*region.anchor, 0.0))
+            places = [(row, col) for row, col, share in found if share >= min_valid] or [best[:2]]
+        chosen += [(position, *place) for place in places]
+    return np.array(chosen, np.int64).reshape(-1, 3)
+
+
 def split_scenes(
-    regions: Sequence[Region], share: float, *, seed: int, patch_size: int, root: str | os.PathLike[str]
-) -> tuple[list[Region], list[Region]]:
+    scenes: SensorScenes, share: float, *, seed: int, patch_size: int, root: str | os.PathLike[str]
+) -> tuple[SensorScenes, SensorScenes]:
     """Split the scenes of one sensor into training and validation.
 
     Whole scenes are dealt out, by a hash of (seed, name of the file), so that adding a scene moves few others. A
-    sensor with one scene gives a strip at the end of its longer side instead, if both parts hold a patch.
+    sensor with one scene gives a strip at the end of its longer side instead, if both parts hold a patch with data.
 
     Args:
-        regions: one per scene.
+        scenes: all scenes.
         share: of the scenes that validate, in [0, 1).
         seed: seed of the run.
         patch_size: pixels per side of a patch.
         root: folder that names of files are relative to, so that moving the data changes nothing.
 
     Returns:
-        Regions of training and of validation. Of two scenes or more one at least validates and one at least trains
-        (if ``share`` is not 0); of a single scene too small to divide, nothing validates.
+        Scenes of training and of validation. Of two scenes or more at least one validates and one trains (if ``share``
+        is not 0); of a single scene too small to divide, nothing validates.
     """
+    regions = scenes.regions
     if share == 0:
-        return list(regions), []
+        return scenes, scenes.pick([])
     if len(regions) == 1:
-        return _split_region(regions[0], share, patch_size)
+        train, val = _split_region(scenes.sources[regions[0].source], regions[0], share, patch_size)
+        return scenes.pick(train), scenes.pick(val)
 
-    def hashed(region: Region) -> bytes:
-        name = Path(os.path.relpath(region.path, root)).as_posix()
+    def hashed(position: int) -> bytes:
+        name = Path(os.path.relpath(regions[position].path, root)).as_posix()
         return hashlib.sha256(f'{seed}:{name}'.encode()).digest()
 
     count = min(max(1, round(share * len(regions))), len(regions) - 1)
-    validating = {id(region) for region in sorted(regions, key=hashed)[:count]}
+    held = set(sorted(range(len(regions)), key=hashed)[:count])
     return (
-        [region for region in regions if id(region) not in validating],
-        [region for region in regions if id(region) in validating],
+        scenes.pick([region for i, region in enumerate(regions) if i not in held]),
+        scenes.pick([region for i, region in enumerate(regions) if i in held]),
     )
 
 
-def _split_region(region: Region, share: float, patch_size: int) -> tuple[list[Region], list[Region]]:
-    """Cut a strip off the end of the longer side."""
-    longer = max(region.height, region.width)
+def _split_region(
+    source: PatchSource, region: Region, share: float, patch_size: int
+) -> tuple[list[Region], list[Region]]:
+    """Cut a strip off the end of the longer side of the part that holds data."""
+    data = _crop_to_data(source, region, patch_size)
+    longer = max(data.height, data.width)
     strip = max(patch_size, round(share * longer))
-    if longer - strip < patch_size:
+    keep = longer - strip
+    if keep < patch_size:
         return [region], []
-    if region.height >= region.width:
-        keep = region.height - strip
-        parts = replace(region, height=keep), replace(region, top=region.top + keep, height=strip)
+    if data.height >= data.width:
+        parts = replace(data, height=keep), replace(data, top=data.top + keep, height=strip)
     else:
-        keep = region.width - strip
-        parts = replace(region, width=keep), replace(region, left=region.left + keep, width=strip)
-    return [parts[0]], [parts[1]]
+        parts = replace(data, width=keep), replace(data, left=data.left + keep, width=strip)
+    train, val = (find_data(source, part, patch_size) for part in parts)
+    return ([train], [val]) if train and val else ([region], [])
 
 
-def read_weights(
-    table: Mapping[str, float] | str | os.PathLike[str], folder: str | os.PathLike[str]
-) -> dict[str, float]:
-    """Weights of the scenes of a folder.
-
-    Args:
-        table: file → weight, or a CSV file with the columns ``file`` and ``weight``.
-        folder: the sensor's folder, which names of files are relative to.
-
-    Returns:
-        Path of the file → weight.
-
-    Raises:
-        ValueError: for missing columns, a file named twice or absent from the folder, weights that are negative or
-            not finite, or all zero.
-    """
-    where = f'weights of {os.fspath(folder)}'
-    if not isinstance(table, Mapping):
-        where = os.fspath(table)
-        frame = pd.read_csv(table)
-        if missing := {'file', 'weight'} - set(frame.columns):
-            raise ValueError(f'{where}: expected the columns file and weight, missing {sorted(missing)}.')
-        if frame['file'].duplicated().any():
-            raise ValueError(f'{where}: {frame["file"][frame["file"].duplicated()].iloc[0]} is named more than once.')
-        table = dict(zip(frame['file'].astype(str), pd.to_numeric(frame['weight'], errors='coerce'), strict=True))
-    weights = {}
-    for name, value in table.items():
-        path = Path(folder) / name
-        if not path.is_file():
-            raise ValueError(
-                f'{where}: expected names of files in {os.fspath(folder)}, got {name!r}, which is not there.'
-            )
-        if not (np.isfinite(value) and value >= 0):
-            raise ValueError(f'{where}: expected a weight of 0 or more, got {value} for {name}.')
-        weights[str(path)] = float(value)
-    if not sum(weights.values()) > 0:
-        raise ValueError(f'{where}: expected at least one positive weight.')
-    return weights
+def _crop_to_data(source: PatchSource, region: Region, patch_size: int) -> Region:
+    """The smallest rectangle of patches that holds all data."""
+    if not region.has_gaps:
+        return region
+    found = list(_with_data(source, region, region.cover(patch_size), patch_size))
+    rows, cols = ([window[axis] for window in found] for axis in (0, 1))
+    height, width = min(max(rows) + patch_size, region.height), min(max(cols) + patch_size, region.width)
+    top, left = min(rows), min(cols)
+    return replace(
+        region, top=region.top + top, left=region.left + left, height=height - top, width=width - left, anchor=(0, 0)
+    )

@@ -1,41 +1,132 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""A look at the scenes of a sensor's folder before training: what can be read, and what there is."""
+"""A look at scenes before training: one folder per sensor under a root, with rasters and Clay's ``.npz`` chips."""
 
 from __future__ import annotations
 
 import math
+import os
 import warnings
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+import pandas as pd
 from torchgeo.datasets.utils import Sample
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from torchgeo_clay.datamodules.pretrain.dataset import READ_ERRORS
-from torchgeo_clay.datamodules.pretrain.folders import WEIGHTS_FILE, SensorFolder, find_files
-from torchgeo_clay.datamodules.pretrain.regions import PatchSource, Region, SensorScenes, read_weights
+from torchgeo_clay.datamodules.pretrain.regions import READ_ERRORS, PatchSource, Region, SensorScenes, find_data
 from torchgeo_clay.datamodules.pretrain.teacher_targets import ChipTargets
 from torchgeo_clay.datasets import ClayChips, SceneError, SensorRaster
-from torchgeo_clay.sensors import Sensor
+from torchgeo_clay.datasets.chips import chip_shape
+from torchgeo_clay.sensors import Sensor, get_sensor
 
-__all__ = ('ChipScenes', 'ScannedFolder', 'chip_size', 'scan_folder')
+__all__ = ('SENSOR_FILE', 'ChipScenes', 'ScannedFolder', 'SensorFolder', 'find_folders', 'scan_folder')
+
+#: Description of a user's own sensor, see :meth:`Sensor.from_yaml`.
+SENSOR_FILE = 'sensor.yaml'
+
+#: Shares of the scenes in the draws of training: a CSV file with the columns ``file`` and ``weight``.
+WEIGHTS_FILE = 'weights.csv'
+
+_RASTERS = ('.tif', '.tiff', '.jp2', '.vrt', '.img', '.png', '.jpg', '.jpeg', '.hdf', '.nc')
+_CHIPS = ('.npz',)
+# Files that lie beside rasters: GDAL's statistics, overviews, masks and world files, STAC items, notes.
+_SIDECARS = (
+    '.xml', '.ovr', '.msk', '.json', '.geojson', '.csv', '.txt', '.md', '.yaml', '.yml', '.html', '.parquet',
+    '.tfw', '.jgw', '.pgw', '.wld', '.prj',
+)  # fmt: skip
+
+_RASTER_OPTIONS = {'bands', 'offset', 'to_db', 'gsd', 'time'}
+_CHIP_OPTIONS = {'bands', 'to_db', 'gsd', 'order'}
+
+#: Chips read, one after the other, to find out whether the options fit them.
+_TRIED_CHIPS = 10
 
 Skipped = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class SensorFolder:
+    """A folder of scenes of one sensor.
+
+    Attributes:
+        path: the folder.
+        sensor: its sensor, with all bands.
+        options: arguments of :class:`~torchgeo_clay.datasets.SensorRaster` for its rasters (``bands``, ``offset``,
+            ``to_db``, ``gsd``, ``time``) and of :class:`~torchgeo_clay.datasets.ClayChips` for its chips (``order``).
+    """
+
+    path: Path
+    sensor: Sensor
+    options: Mapping[str, Any]
+
+
+def find_folders(
+    root: str | os.PathLike[str],
+    sensors: Sequence[str] | None = None,
+    readers: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, SensorFolder]:
+    """Find the folders of sensors under a root.
+
+    Args:
+        root: the root.
+        sensors: names of the folders to use; None for all.
+        readers: name of a folder → options of its files.
+
+    Returns:
+        Name of the folder → the folder, sorted by name.
+
+    Raises:
+        ValueError: if the root is missing or holds no folder, if a folder is not named for a sensor and has no
+            ``sensor.yaml``, for names of folders that do not exist, or for unknown options.
+    """
+    root, readers = Path(root), readers or {}
+    layout = f'Expected one folder per sensor in it, such as {root / "sentinel-2-l2a"}, holding GeoTIFFs or .npz chips.'
+    if not root.is_dir():
+        raise ValueError(f'root: {root} is not a folder. {layout}')
+    paths = {p.name: p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith('.')}
+    if not paths:
+        loose = sum(p.suffix.lower() in (*_RASTERS, *_CHIPS) for p in root.iterdir())
+        found = f'{loose} scenes without a folder' if loose else 'nothing'
+        raise ValueError(f'root: {root} holds {found}. {layout}')
+    if isinstance(sensors, str):
+        raise ValueError(f'sensors: expected a list of names, got the string {sensors!r}; write [{sensors!r}].')
+    for option, names in (('sensors', sensors or ()), ('readers', readers)):
+        for name in names:
+            if name not in paths:
+                raise ValueError(f'{option}: there is no folder {name!r} in {root}, only {", ".join(paths)}.')
+    wanted = sorted(set(sensors)) if sensors is not None else list(paths)
+    if not wanted:
+        raise ValueError('sensors: expected at least one name, got an empty list; leave it out for all folders.')
+    return {name: _folder(paths[name], readers.get(name, {})) for name in wanted}
+
+
+def _folder(path: Path, options: Mapping[str, Any]) -> SensorFolder:
+    """A folder, with its sensor and options checked."""
+    known = sorted(_RASTER_OPTIONS | _CHIP_OPTIONS)
+    for name in options:
+        if name not in known:
+            raise ValueError(f'readers: unknown option {name!r} of {path.name}. Known: {known}.')
+    described = path / SENSOR_FILE
+    try:
+        sensor = get_sensor(described if described.is_file() else path.name)
+    except ValueError as error:
+        raise ValueError(
+            f'{path}: {error} Rename the folder, leave it out with sensors=, or put a {SENSOR_FILE} into it.'
+        ) from error
+    sensor.select(options.get('bands'))
+    return SensorFolder(path, sensor, dict(options))
 
 
 class ChipScenes:
     """Chips as scenes: patches of a chip are cut out of it, at the place and time of the whole chip."""
 
     def __init__(self, chips: ClayChips) -> None:
-        """Initialise; :mod:`torchgeo_clay.datamodules.pretrain.teach` may add targets."""
+        """Initialize a new ChipScenes instance; :mod:`torchgeo_clay.datamodules.pretrain.teach` may add targets."""
         self.chips = chips
         self.sensor: Sensor = chips.sensor
         self.targets: ChipTargets | None = None
@@ -50,7 +141,7 @@ class ChipScenes:
             size: rows and columns.
 
         Raises:
-            SceneError: if the chip can't be read, or has changed since its targets were looked up.
+            SceneError: if the chip cannot be read, or has changed since its targets were looked up.
         """
         sample = self.chips[scene]
         for name in ('image', 'valid'):
@@ -60,70 +151,59 @@ class ChipScenes:
         return sample
 
     def close(self) -> None:
-        """Nothing to do: chips are read whole, none stays open."""
+        """Do nothing: chips are read whole, none stays open."""
 
 
-def chip_size(path: str | PathLike[str]) -> tuple[int, int]:
-    """Rows and columns of a chip, from its header.
-
-    Args:
-        path: the ``.npz`` file.
-
-    Raises:
-        SceneError: if it has no header of a (C, H, W) array of pixels.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open('pixels.npy') as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape = read(file)[0]
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise SceneError(f'{fspath(path)}: not readable as a chip (.npz): {error}') from error
-    if len(shape) != 3:
-        raise SceneError(f'{fspath(path)}: expected pixels of shape (C, H, W), got {shape}.')
-    return shape[1], shape[2]
-
-
-@dataclass(frozen=True)
+@dataclass
 class ScannedFolder:
-    """What there is in a sensor's folder.
+    """The content of a sensor's folder.
 
     Attributes:
         folder: the folder.
-        scenes: the scenes that patches are taken from.
+        patch_size: pixels per side of a patch.
+        sources: what the scenes are read from.
+        regions: the scenes that patches are taken from.
         skipped: path and reason of each file that is not used.
-        rasters: number of rasters in use.
-        chips: number of chips in use.
-        small: number of scenes in use that are smaller than a patch, and padded.
-        gsd: metres per pixel, of rasters measured where they were looked at.
+        gsd: metres per pixel, of rasters where they were looked at.
         times: seconds UTC of the rasters; chips know a week and no year.
+        weights: see :class:`~torchgeo_clay.datamodules.pretrain.regions.SensorScenes`.
     """
 
     folder: SensorFolder
-    scenes: SensorScenes
-    skipped: tuple[Skipped, ...]
-    rasters: int
-    chips: int
-    small: int
-    gsd: tuple[float, ...]
-    times: tuple[float, ...]
+    patch_size: int
+    sources: list[PatchSource] = field(default_factory=list)
+    regions: list[Region] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    gsd: list[float] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    weights: tuple[float, ...] | None = None
+
+    @property
+    def scenes(self) -> SensorScenes:
+        """The scenes that patches are taken from."""
+        sensor = self.folder.sensor.select(self.folder.options.get('bands'))
+        return SensorScenes(sensor, tuple(self.sources), tuple(self.regions), self.weights)
+
+    def skip(self, path: str | Path, reason: object) -> None:
+        """Note a file that is not used, and why."""
+        self.skipped.append((str(path), str(reason).removeprefix(f'{path}: ')))
 
     def summary(self) -> str:
         """One line: scenes, chips, bands, GSD and dates."""
-        bands = ', '.join(self.scenes.sensor.band_names)
+        sensor = self.scenes.sensor
+        rasters = sum(not r.path.lower().endswith(_CHIPS) for r in self.regions)
         parts = [
-            f'{self.folder.path.name}: {self.rasters} scenes and {self.chips} chips',
-            f'{len(self.scenes.sensor)} bands ({bands})',
+            f'{self.folder.path.name}: {rasters} scenes and {len(self.regions) - rasters} chips',
+            f'{len(sensor)} bands ({", ".join(sensor.band_names)})',
             f'GSD {_span([f"{g:.4g}" for g in sorted(self.gsd)])} m',
             f'dates {_span([datetime.fromtimestamp(t, UTC).date().isoformat() for t in sorted(self.times)])}',
         ]
-        if unknown := self.rasters - len(self.times):
-            parts.append(f'{unknown} scenes without a date')
-        if self.small:
-            parts.append(f'{self.small} scenes smaller than a patch, padded')
-        if self.skipped:
-            parts.append(f'{len(self.skipped)} files skipped')
-        return '; '.join(parts)
+        counts = {
+            'scenes without a date': rasters - len(self.times),
+            'scenes smaller than a patch, padded': sum(min(r.height, r.width) < self.patch_size for r in self.regions),
+            'files skipped': len(self.skipped),
+        }
+        return '; '.join([*parts, *(f'{count} {what}' for what, count in counts.items() if count)])
 
     def skips(self, most: int = 10) -> str:
         """The files that are not used: their number, and of the first ones path and reason."""
@@ -139,110 +219,80 @@ def _span(values: Sequence[str]) -> str:
     return values[0] if values[0] == values[-1] else f'{values[0]} to {values[-1]}'
 
 
-@dataclass
-class _Found:
-    """What was found so far."""
-
-    sources: list[PatchSource] = field(default_factory=list)
-    regions: list[Region] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
-    gsd: list[float] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
-
-
-def scan_folder(
-    folder: SensorFolder,
-    patch_size: int,
-    *,
-    skip_small: bool = False,
-    weights: Mapping[str, float] | None = None,
-    progress: bool = True,
-) -> ScannedFolder:
+def scan_folder(folder: SensorFolder, patch_size: int, *, progress: bool = True) -> ScannedFolder:
     """Look at every scene of a folder.
 
-    Rasters are opened and a patch of each is read, so that those that can't be read or have no data are found now. Of
-    chips, of which there may be millions, the headers are read.
+    Rasters are opened and searched for a patch with data, so that those that cannot be read or hold no data are found
+    now. Of chips, of which there may be millions, the headers are read.
 
     Args:
         folder: the folder.
         patch_size: pixels per side of a patch.
-        skip_small: whether scenes smaller than a patch are skipped; they are padded otherwise.
-        weights: file → share of the draws; None for the folder's ``weights.csv``, if it has one.
         progress: whether to show a progress bar on a terminal.
 
     Raises:
-        ValueError: if there is nothing to read, or for weights
-            :func:`~torchgeo_clay.datamodules.pretrain.regions.read_weights` refuses or that leave out a scene.
+        ValueError: if no scene is left, or for a ``weights.csv`` that does not fit the scenes.
     """
-    rasters, chips, strangers = find_files(folder.path)
-    found = _Found(skipped=[(str(path), 'neither a raster nor an .npz chip') for path in strangers])
+    found = ScannedFolder(folder, patch_size)
+    files = sorted(p for p in folder.path.rglob('*') if p.is_file() or (p.is_symlink() and not p.exists()))
+    visible = [p for p in files if not any(part.startswith('.') for part in p.relative_to(folder.path).parts)]
+    rasters, chips = ([p for p in visible if p.suffix.lower() in kinds] for kinds in (_RASTERS, _CHIPS))
+    others = [p for p in visible if p.suffix.lower() not in (*_RASTERS, *_CHIPS, *_SIDECARS)]
     if not rasters and not chips:
         raise ValueError(
-            f'{folder.path}: expected GeoTIFF scenes or .npz chips, found none ({len(strangers)} other files).'
+            f'{folder.path}: expected GeoTIFF scenes or .npz chips, found none ({len(others)} other files).'
         )
-    if rasters:
-        _add_rasters(found, folder, rasters, patch_size, progress)
-    if chips:
-        _add_chips(found, folder, chips, progress)
-    small = [r for r in found.regions if min(r.height, r.width) < patch_size]
-    if skip_small:
-        found.regions = [r for r in found.regions if min(r.height, r.width) >= patch_size]
-        found.skipped += [
-            (r.path, f'{r.height} x {r.width} pixels, smaller than patch_size={patch_size}') for r in small
-        ]
+    for path in others:
+        found.skip(path, 'neither a raster nor an .npz chip')
+    if present := [path for path in rasters if _exists(found, path)]:
+        _add_rasters(found, present, progress)
+    if present := [path for path in chips if _exists(found, path)]:
+        _add_chips(found, present, progress)
     if not found.regions:
         reasons = '\n'.join(f'  {path}: {reason}' for path, reason in found.skipped[:10])
         raise ValueError(f'{folder.path}: no scene is left of {len(rasters) + len(chips)} files:\n{reasons}')
-    scenes = SensorScenes(folder.sensor.select(folder.options.get('bands')), tuple(found.sources), tuple(found.regions))
-    is_chip = [r.path.lower().endswith('.npz') for r in found.regions]
-    return ScannedFolder(
-        folder=folder,
-        scenes=_weighted(scenes, folder.path, weights),
-        skipped=tuple(found.skipped),
-        rasters=is_chip.count(False),
-        chips=is_chip.count(True),
-        small=0 if skip_small else len(small),
-        gsd=tuple(found.gsd),
-        times=tuple(found.times),
-    )
+    if (folder.path / WEIGHTS_FILE).is_file():
+        found.weights = _read_weights(folder.path, found.regions)
+    return found
 
 
-def _add_rasters(found: _Found, folder: SensorFolder, paths: list[Path], patch_size: int, progress: bool) -> None:
-    """Add the rasters that can be read and have data."""
-    options = {name: value for name, value in folder.options.items() if name != 'order'}
+def _exists(found: ScannedFolder, path: Path) -> bool:
+    """Skip a link whose target does not exist."""
+    if path.exists():
+        return True
+    found.skip(path, f'the link points to {os.readlink(path)}, which does not exist')
+    return False
+
+
+def _add_rasters(found: ScannedFolder, paths: list[Path], progress: bool) -> None:
+    """Add the rasters that can be read and hold data."""
+    folder = found.folder
+    options = {name: value for name, value in folder.options.items() if name in _RASTER_OPTIONS}
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='.*: left out', category=UserWarning)  # all are said in one place
         raster = SensorRaster(paths, folder.sensor, **options)
     found.skipped += raster.skipped
     found.sources.append(raster)
     for i, scene in enumerate(_bar(raster.scenes, f'{folder.path.name}: scenes', progress)):
-        region = Region(scene.path, len(found.sources) - 1, i, 0, 0, scene.height, scene.width)
+        whole = Region(scene.path, len(found.sources) - 1, i, 0, 0, scene.height, scene.width)
         try:
-            sample = _first_valid(raster, region, patch_size)
+            region = find_data(raster, whole, found.patch_size)
         except READ_ERRORS as error:
-            found.skipped.append((scene.path, str(error).removeprefix(f'{scene.path}: ')))
+            found.skip(scene.path, error)
             continue
-        if sample is None:
-            found.skipped.append((scene.path, 'all pixels are nodata'))
+        if region is None:
+            found.skip(scene.path, 'all pixels are nodata')
             continue
         found.regions.append(region)
-        found.gsd.append(sample['res'].item())
+        height, width = (min(found.patch_size, side) for side in (scene.height, scene.width))
+        found.gsd.append(scene.gsd(*region.anchor, height, width))
         found.times += [scene.time] if math.isfinite(scene.time) else []
 
 
-def _first_valid(source: PatchSource, region: Region, patch_size: int) -> Mapping[str, Any] | None:
-    """The first patch with a valid pixel, from the centre outwards; None if the whole region has none."""
-    size = (min(patch_size, region.height), min(patch_size, region.width))
-    for row, col in region.cover(patch_size):
-        sample = source.patch(region.scene, row, col, size)
-        if (sample['valid'] & torch.isfinite(sample['image'])).any():
-            return sample
-    return None
-
-
-def _add_chips(found: _Found, folder: SensorFolder, paths: list[Path], progress: bool) -> None:
-    """Add the chips that have a header, and the first of them whole, so that wrong options are found now."""
-    for name in ('offset', 'time'):
+def _add_chips(found: ScannedFolder, paths: list[Path], progress: bool) -> None:
+    """Add the chips that have a header, and read some until one is whole, so that wrong options are found now."""
+    folder = found.folder
+    for name in _RASTER_OPTIONS - _CHIP_OPTIONS:
         if folder.options.get(name):
             raise ValueError(
                 f'readers: {name} of {folder.path.name} is for rasters, and the folder holds {len(paths)} chips. Put '
@@ -251,36 +301,68 @@ def _add_chips(found: _Found, folder: SensorFolder, paths: list[Path], progress:
     sizes: dict[str, tuple[int, int]] = {}
     for path in _bar(paths, f'{folder.path.name}: chips', progress):
         try:
-            sizes[str(path)] = chip_size(path)
+            sizes[str(path)] = chip_shape(path)[1:]
         except SceneError as error:
-            found.skipped.append((str(path), str(error).removeprefix(f'{path}: ')))
+            found.skip(path, error)
     if not sizes:
         return
-    options = {name: value for name, value in folder.options.items() if name not in ('offset', 'time')}
+    options = {name: value for name, value in folder.options.items() if name in _CHIP_OPTIONS}
     chips = ClayChips(list(sizes), folder.sensor, **options)
-    chips[0]
+    damaged = _damaged_before_first(chips)
+    for path, reason in damaged.items():
+        found.skip(path, reason)
     found.gsd.append(chips.gsd)
     found.sources.append(ChipScenes(chips))
     source = len(found.sources) - 1
-    found.regions += [Region(path, source, i, 0, 0, *sizes[path]) for i, path in enumerate(chips.files)]
+    found.regions += [
+        Region(path, source, i, 0, 0, *sizes[path], has_gaps=False)
+        for i, path in enumerate(chips.files)
+        if path not in damaged
+    ]
+
+
+def _damaged_before_first(chips: ClayChips) -> dict[str, str]:
+    """Path and reason of the chips before the first that can be read.
+
+    Raises:
+        SceneError: if none of the first ones can be read.
+    """
+    damaged: dict[str, str] = {}
+    for i in range(min(len(chips), _TRIED_CHIPS)):
+        try:
+            chips[i]
+        except SceneError as error:
+            damaged[chips.files[i]] = str(error)
+        else:
+            return damaged
+    raise SceneError(f'none of the first {len(damaged)} chips can be read: {next(iter(damaged.values()))}')
 
 
 def _bar[T](items: Sequence[T], text: str, progress: bool) -> Iterable[T]:
-    """A progress bar, where somebody can see it."""
+    """A progress bar, shown on a terminal only."""
     return tqdm(items, desc=text, disable=None if progress else True, leave=False)
 
 
-def _weighted(scenes: SensorScenes, folder: Path, weights: Mapping[str, float] | None) -> SensorScenes:
-    """The scenes with their weights, where there are any."""
-    table: Mapping[str, float] | Path | None = weights
-    if weights is None and (folder / WEIGHTS_FILE).is_file():
-        table = folder / WEIGHTS_FILE
-    if table is None:
-        return scenes
-    weight = read_weights(table, folder)
-    if missing := [r.path for r in scenes.regions if r.path not in weight]:
+def _read_weights(folder: Path, regions: Sequence[Region]) -> tuple[float, ...]:
+    """Weights of the scenes of a folder, from its table, in the order of the regions."""
+    table = folder / WEIGHTS_FILE
+    frame = pd.read_csv(table)
+    if missing := {'file', 'weight'} - set(frame.columns):
+        raise ValueError(f'{table}: expected the columns file and weight, missing {sorted(missing)}.')
+    if frame['file'].duplicated().any():
+        raise ValueError(f'{table}: {frame["file"][frame["file"].duplicated()].iloc[0]} is named more than once.')
+    weights = {}
+    for name, value in zip(frame['file'].astype(str), pd.to_numeric(frame['weight'], errors='coerce'), strict=True):
+        if not (folder / name).is_file():
+            raise ValueError(f'{table}: expected names of files in {folder}, got {name!r}, which is not there.')
+        if not (np.isfinite(value) and value >= 0):
+            raise ValueError(f'{table}: expected a weight of 0 or more, got {value} for {name}.')
+        weights[str(folder / name)] = float(value)
+    if unnamed := [r.path for r in regions if r.path not in weights]:
         raise ValueError(
-            f'{folder}: expected a weight for every scene, {len(missing)} have none, such as {missing[0]}. A weight of '
+            f'{table}: expected a weight for every scene, {len(unnamed)} have none, such as {unnamed[0]}. A weight of '
             '0 leaves a scene out of training.'
         )
-    return replace(scenes, weights=tuple(weight[r.path] for r in scenes.regions))
+    if not sum(weights[r.path] for r in regions) > 0:
+        raise ValueError(f'{table}: expected at least one positive weight.')
+    return tuple(weights[r.path] for r in regions)

@@ -1,9 +1,9 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""A teacher's targets of chips, computed before training begins. Shapes: B chips, C bands, H = W = patch_size, T width.
+"""Compute a teacher's targets of chips before training. Shapes: B chips, C bands, H = W = patch_size, T width.
 
-Only chips that are never cropped have one target. It is that of the chip as it lies on the disk, while training flips
-it: see docs/pretraining.md.
+Only chips that are never cropped have one target: that of the chip as stored, while training flips it; see
+docs/pretraining.md.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from torchgeo_clay.datamodules.pretrain.datamodule import ClayPretrainDataModule
-from torchgeo_clay.datamodules.pretrain.dataset import READ_ERRORS, PretrainDataset, place_patch
-from torchgeo_clay.datamodules.pretrain.regions import Region, SensorScenes
+from torchgeo_clay.datamodules.pretrain.dataset import PretrainDataset, pad_patch
+from torchgeo_clay.datamodules.pretrain.regions import READ_ERRORS, Region, SensorScenes, read_patch
 from torchgeo_clay.datamodules.pretrain.scan import ChipScenes
 from torchgeo_clay.datamodules.pretrain.teacher_targets import ChipTargets, TargetStore
 from torchgeo_clay.models.teacher import TEACHER_SIZE, resize_for_teacher, teacher_rgb
@@ -35,7 +35,7 @@ from torchgeo_clay.sensors.normalization import normalize
 
 __all__ = ('attach_targets', 'teach')
 
-#: A part of the store is written when it has as many chips or took as many seconds: what a killed run loses at most.
+#: A part of the store is written when it has this many chips or took this many seconds: a killed run loses no more.
 PART_CHIPS = 4096
 PART_SECONDS = 60.0
 
@@ -44,11 +44,11 @@ _TENSORS = ('image', 'valid')
 
 @torch.inference_mode()
 def teach(teacher: nn.Module, image: Tensor, sensor: Sensor) -> Tensor:
-    """What a teacher says of chips.
+    """A teacher's targets of chips.
 
     Args:
         teacher: from RGB (B, 3, 518, 518) to (B, T), in eval mode.
-        image: (B, C, H, W) normalised, not flipped.
+        image: (B, C, H, W) normalized, not flipped.
         sensor: its bands are the image's.
 
     Returns:
@@ -57,40 +57,38 @@ def teach(teacher: nn.Module, image: Tensor, sensor: Sensor) -> Tensor:
     Raises:
         ValueError: for a sensor without rgb bands.
     """
-    answer: Tensor = teacher(resize_for_teacher(teacher_rgb(image, sensor)))
-    return answer.float()
+    target: Tensor = teacher(resize_for_teacher(teacher_rgb(image, sensor)))
+    return target.float()
 
 
 @dataclass(frozen=True)
-class _Lesson:
+class _SensorChips:
     """The chips of one sensor that need targets."""
 
     name: str
     sensor: Sensor
-    scenes: SensorScenes
     source: ChipScenes
     regions: Mapping[int, Region]
     targets: ChipTargets
 
 
 class _Chips(Dataset[dict[str, Any]]):
-    """Chips whole and un-flipped, padded as for training; those that can't be read as a failure."""
+    """Whole chips, not flipped, padded as for training; the reason for each that cannot be read."""
 
-    def __init__(self, lesson: _Lesson, chips: Sequence[int], patch_size: int) -> None:
-        self.lesson, self.chips, self.patch_size = lesson, chips, patch_size
-        self._reader = PretrainDataset({}, patch_size, train=False)
+    def __init__(self, of: _SensorChips, chips: Sequence[int], patch_size: int) -> None:
+        self.of, self.chips, self.patch_size = of, chips, patch_size
 
     def __len__(self) -> int:
         return len(self.chips)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         chip = self.chips[index]
-        region = self.lesson.regions[chip]
+        region = self.of.regions[chip]
         try:
-            sample = self._reader.read(self.lesson.scenes, region, 0, 0)
+            sample = read_patch(self.of.source, region, 0, 0, self.patch_size)
         except READ_ERRORS as error:
             return {'reasons': {region.path: str(error)}}
-        image, valid = place_patch(sample['image'], sample['valid'], self.patch_size)
+        image, valid = pad_patch(sample['image'], sample['valid'], self.patch_size)
         return {'image': image.to(torch.float32), 'valid': valid, 'chip': chip}
 
 
@@ -103,17 +101,16 @@ def _collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def attach_targets(data: ClayPretrainDataModule, folder: str | os.PathLike[str], teacher: nn.Module, name: str) -> str:
-    """Give each chip of a datamodule its teacher's target, computing those that are not in the store yet.
+    """Give each chip of a datamodule its teacher's target, and compute those that are not in the store yet.
 
-    From then on samples have ``teacher_target`` (T,), and batches (B, T). Called by every rank after ``data.setup``:
-    each computes a part, on its own device, and waits for the others.
+    Samples then have ``teacher_target`` (T,), and batches (B, T). Collective: call on every rank after ``data.setup``;
+    each computes a part, on its own device.
 
     Args:
         data: set up, with a trainer.
-        folder: the store; targets of another teacher or of chips shown to it in another way lie beside these in
-            folders of their own.
+        folder: the store; each teacher and each way to show chips to it has a folder of its own in it.
         teacher: see :func:`teach`; it is moved to the trainer's device.
-        name: of the teacher.
+        name: name of the teacher.
 
     Returns:
         SHA-256 of the teacher's weights.
@@ -126,38 +123,39 @@ def attach_targets(data: ClayPretrainDataModule, folder: str | os.PathLike[str],
     assert trainer is not None
     digest = tensor_digest(teacher.state_dict())
     about = {'teacher': name, 'sha256': digest, 'precision': str(trainer.precision)}
-    lessons = list(_lessons(data, Path(folder), about))
-    todo = [lesson.targets.refresh() for lesson in lessons]
+    sensors = list(_sensor_chips(data, Path(folder), about))
+    missing = [of.targets.refresh() for of in sensors]
     trainer.strategy.barrier()  # all have looked before any writes
-    if any(todo):
+    if any(missing):
         teacher.to(trainer.strategy.root_device).eval().requires_grad_(False)
     reasons: dict[str, str] = {}
-    for lesson, chips in zip(lessons, todo, strict=True):
-        count = len(lesson.regions)
-        rank_zero_info(f'{lesson.name}: teacher targets of {count - len(chips)} of {count} chips are in {folder}')
-        reasons |= _fill(data, lesson, chips[trainer.global_rank :: trainer.world_size], teacher)
+    for of, chips in zip(sensors, missing, strict=True):
+        count = len(of.regions)
+        rank_zero_info(f'{of.name}: teacher targets of {count - len(chips)} of {count} chips are in {folder}')
+        reasons |= _compute(data, of, chips[trainer.global_rank :: trainer.world_size], teacher)
     trainer.strategy.barrier()
-    _check_complete(lessons, reasons, data.max_failures)
-    for lesson in lessons:
-        lesson.source.targets = lesson.targets
+    _check_complete(sensors, reasons, data.max_failures)
+    for of in sensors:
+        of.source.targets = of.targets
     return digest
 
 
-def _lessons(data: ClayPretrainDataModule, folder: Path, about: Mapping[str, Any]) -> Iterator[_Lesson]:
-    """What there is to learn of each sensor, checked."""
+def _sensor_chips(data: ClayPretrainDataModule, folder: Path, about: Mapping[str, Any]) -> Iterator[_SensorChips]:
+    """The chips of each sensor, checked."""
     datasets = [d for d in (data.train_dataset, data.val_dataset) if isinstance(d, PretrainDataset)]
     for name in sorted({name for dataset in datasets for name in dataset.scenes}):
         parts = [dataset.scenes[name] for dataset in datasets if name in dataset.scenes]
         regions = [region for part in parts for region in part.regions]
         source = _only_source(name, parts[0], regions, data.patch_size)
         sensor = data.selected[name]
-        _check_rgb(sensor)
+        teacher_rgb(torch.zeros(1, len(sensor), 1, 1), sensor)  # raises for a sensor without rgb bands
         shown = {**about, **_shown(source, data.patch_size)}
         teacher = re.sub(r'[^\w.-]+', '-', shown['teacher'])
-        place = folder / f'{teacher}-{shown["sha256"][:12]}' / f'{name}-{_short(shown)}'
+        fingerprint = sha256(repr(sorted(shown.items())).encode()).hexdigest()[:12]
+        place = folder / f'{teacher}-{shown["sha256"][:12]}' / f'{name}-{fingerprint}'
         by_chip = {region.scene: region for region in regions}
         targets = ChipTargets(TargetStore(place, shown), source.chips.files, data.root, by_chip)
-        yield _Lesson(name, sensor, parts[0], source, by_chip, targets)
+        yield _SensorChips(name, sensor, source, by_chip, targets)
 
 
 def _only_source(name: str, scenes: SensorScenes, regions: Sequence[Region], patch_size: int) -> ChipScenes:
@@ -180,13 +178,8 @@ def _only_source(name: str, scenes: SensorScenes, regions: Sequence[Region], pat
     return chips[0]
 
 
-def _check_rgb(sensor: Sensor) -> None:
-    """Raise for a sensor that has nothing to show to a teacher."""
-    teacher_rgb(torch.zeros(1, len(sensor), 1, 1), sensor)
-
-
 def _shown(source: ChipScenes, patch_size: int) -> dict[str, Any]:
-    """All that what a teacher sees of a chip's pixels depends on."""
+    """All that a teacher's view of a chip depends on."""
     chips, sensor = source.chips, source.sensor
     return {
         'sensor': sensor.name,
@@ -202,17 +195,14 @@ def _shown(source: ChipScenes, patch_size: int) -> dict[str, Any]:
     }
 
 
-def _short(said: Mapping[str, Any]) -> str:
-    """A short fingerprint."""
-    return sha256(repr(sorted(said.items())).encode()).hexdigest()[:12]
-
-
-def _fill(data: ClayPretrainDataModule, lesson: _Lesson, chips: Sequence[int], teacher: nn.Module) -> dict[str, str]:
-    """Compute targets of chips and write them, part by part; path and reason of those that can't be read."""
+def _compute(
+    data: ClayPretrainDataModule, of: _SensorChips, chips: Sequence[int], teacher: nn.Module
+) -> dict[str, str]:
+    """Compute targets of chips and write them, part by part; path and reason of those that cannot be read."""
     trainer = data.trainer
     assert trainer is not None
     loader = DataLoader(
-        _Chips(lesson, chips, data.patch_size),
+        _Chips(of, chips, data.patch_size),
         batch_size=data.batch_size,
         num_workers=data.num_workers if chips else 0,
         collate_fn=_collate,
@@ -222,39 +212,39 @@ def _fill(data: ClayPretrainDataModule, lesson: _Lesson, chips: Sequence[int], t
     part: list[tuple[bytes, Tensor]] = []
     began = time.monotonic()
     hidden = None if trainer.is_global_zero else True  # None for shown on a terminal only
-    for batch in tqdm(loader, desc=f'{lesson.name}: teacher targets', disable=hidden, leave=False):
+    for batch in tqdm(loader, desc=f'{of.name}: teacher targets', disable=hidden, leave=False):
         reasons |= batch['reasons']
         if batch['chips']:
-            keys = [lesson.targets.keys[chip] for chip in batch['chips']]
-            part += zip(keys, _answer(data, lesson, batch, teacher), strict=True)
+            keys = [of.targets.keys[chip] for chip in batch['chips']]
+            part += zip(keys, _targets(data, of, batch, teacher), strict=True)
         if len(part) >= PART_CHIPS or time.monotonic() - began > PART_SECONDS:
-            _write(lesson, part)
+            _write(of, part)
             part, began = [], time.monotonic()
-    _write(lesson, part)
+    _write(of, part)
     return reasons
 
 
-def _write(lesson: _Lesson, part: Sequence[tuple[bytes, Tensor]]) -> None:
+def _write(of: _SensorChips, part: Sequence[tuple[bytes, Tensor]]) -> None:
     """Write a part, unless it is empty."""
     if part:
         keys, targets = zip(*part, strict=True)
-        lesson.targets.store.write(keys, torch.stack(targets))
+        of.targets.store.write(keys, torch.stack(targets))
 
 
-def _answer(data: ClayPretrainDataModule, lesson: _Lesson, batch: Mapping[str, Any], teacher: nn.Module) -> Tensor:
-    """The targets of a batch, normalised as for training and in the run's precision: (B, T) on the host."""
+def _targets(data: ClayPretrainDataModule, of: _SensorChips, batch: Mapping[str, Any], teacher: nn.Module) -> Tensor:
+    """The targets of a batch, normalized as for training and in the run's precision: (B, T) on the host."""
     trainer = data.trainer
     assert trainer is not None
     device = trainer.strategy.root_device
     image, valid = (batch[name].to(device) for name in _TENSORS)
-    mean, std = data.normalization.statistics(lesson.name, device)
+    mean, std = data.normalization.statistics(of.name, device)
     with trainer.precision_plugin.forward_context():
-        return teach(teacher, normalize(image, valid, mean, std), lesson.sensor).cpu()
+        return teach(teacher, normalize(image, valid, mean, std), of.sensor).cpu()
 
 
-def _check_complete(lessons: Sequence[_Lesson], reasons: Mapping[str, str], most: int) -> None:
+def _check_complete(sensors: Sequence[_SensorChips], reasons: Mapping[str, str], most: int) -> None:
     """Warn of chips without a target, and raise if there are more than may fail."""
-    missing = [lesson.source.chips.files[chip] for lesson in lessons for chip in lesson.targets.refresh()]
+    missing = [of.source.chips.files[chip] for of in sensors for chip in of.targets.refresh()]
     lines = [f'{path}: {reasons.get(path, "left to another process of this run")}' for path in missing[:10]]
     if len(missing) > most:
         raise ValueError(

@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""A teacher's answers to chips, kept on disk. Shapes: n chips, T width of the teacher."""
+"""A teacher's targets of chips, kept on disk. Shapes: n chips, T width of the teacher."""
 
 from __future__ import annotations
 
@@ -18,30 +18,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from torchgeo_clay.datasets.raster.scene import SceneError
-from torchgeo_clay.models.weights.files import Archive, CheckpointError, write_safetensors
+from torchgeo_clay.datasets import SceneError
+from torchgeo_clay.writers.atomic import atomic
 
 __all__ = ('ChipTargets', 'TargetStore', 'chip_key')
 
 _KEY = 16  # bytes
 _MISSING = -1
 
-#: Keys of chips, (n, 16) uint8.
-Keys = NDArray[np.uint8]
-
 
 def chip_key(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> bytes:
-    """What tells a chip from all others and from a later version of itself.
+    """A key of a chip that differs from those of all other chips, and changes with its pixels.
 
     Args:
         path: the ``.npz`` file, of which only the table of contents is read.
         root: folder that its name is relative to, so that moving the data changes nothing.
 
     Returns:
-        16 bytes of its name and of the checksum that the file holds of its pixels: a chip copied or compressed anew
-        keeps its key, one with other pixels has another.
+        16 bytes of its name and of the checksum that the file holds of its pixels: a chip that is copied
+        or compressed again keeps its key, one with other pixels has another.
 
     Raises:
         SceneError: if it is not readable as a chip.
@@ -56,8 +54,8 @@ def chip_key(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> byte
 
 
 @lru_cache(maxsize=128)
-def _opened(path: str) -> Any:
-    """A part, memory-mapped, once per process; it is never written again, so that it can't be out of date."""
+def _open_part(path: str) -> Any:
+    """A part, memory-mapped, once per process; parts never change."""
     return safe_open(path, framework='pt')
 
 
@@ -65,16 +63,16 @@ class TargetStore:
     """Targets of chips by key, in a folder that grows part by part.
 
     A part is a ``.safetensors`` file of up to some thousand chips, ``key`` (n, 16) uint8 and ``target`` (n, T) float32,
-    whole or not there, and never changed. So a run that was killed goes on where it was, several processes write and
+    whole or absent, and never changed. So a killed run resumes with what was computed, several processes write and
     read at once, and what is read is mapped into memory.
 
     Attributes:
         folder: the folder.
-        about: what all its targets have in common; every part says it too.
+        about: what all its targets have in common; every part repeats it.
     """
 
     def __init__(self, folder: str | os.PathLike[str], about: Mapping[str, Any]) -> None:
-        """Initialise; nothing is read or written.
+        """Initialize a new TargetStore instance; nothing is read or written.
 
         Args:
             folder: where the parts are, or will be.
@@ -89,10 +87,10 @@ class TargetStore:
 
         Args:
             keys: n of :func:`chip_key`.
-            targets: (n, T) the teacher's answers, in the order of the keys.
+            targets: (n, T) the teacher's outputs, in the order of the keys.
 
         Raises:
-            ValueError: if they are not of one shape or not finite, or the folder can't be written to.
+            ValueError: if they have another shape or are not finite, or the folder cannot be written to.
         """
         if targets.ndim != 2 or len(targets) != len(keys):
             raise ValueError(
@@ -105,15 +103,8 @@ class TargetStore:
                 'precision 32-true.'
             )
         key = torch.frombuffer(bytearray(b''.join(keys)), dtype=torch.uint8).view(-1, _KEY)
-        part = self.folder / f'{uuid.uuid4().hex}.safetensors'
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_safetensors({'key': key, 'target': targets.float()}, part, {'about': json.dumps(self.about)})
-        except (OSError, SafetensorError) as error:
-            raise ValueError(
-                f'teacher_targets: {part} could not be written ({error}). Is its folder writable, and is there room on '
-                'the disk? What was written before is kept; start the run again to go on.'
-            ) from error
+        with atomic(self.folder / f'{uuid.uuid4().hex}.safetensors') as partial:
+            save_file({'key': key, 'target': targets.float()}, partial, {'about': json.dumps(self.about)})
 
     def find(self, keys: Sequence[bytes]) -> NDArray[np.int64]:
         """Look through all parts that are there now.
@@ -128,19 +119,9 @@ class TargetStore:
             ValueError: if a part is damaged, or of another teacher or chips shown in another way, naming what differs.
         """
         self.parts = sorted(str(path) for path in self.folder.glob('*.safetensors') if path.name[0] != '.')
-        held = [self._keys_of(path) for path in self.parts]
-        where = np.array([(i, row) for i, part in enumerate(held) for row in range(len(part))], np.int64).reshape(-1, 2)
-        found = np.full((len(keys), 2), _MISSING, np.int64)
-        if not len(where) or not len(keys):
-            return found
-        # void of 16 bytes can't be sorted, bytes can; that those ignore zeros at the end makes no two keys one
-        known = np.concatenate(held).view(f'S{_KEY}').ravel()
-        wanted = np.frombuffer(b''.join(keys), f'S{_KEY}')
-        order = known.argsort(kind='stable')
-        spots = order[np.searchsorted(known, wanted, sorter=order).clip(max=len(known) - 1)]
-        hit = known[spots] == wanted
-        found[hit] = where[spots[hit]]
-        return found
+        held = [self._read_keys(path) for path in self.parts]
+        row_of = {key: (part, row) for part, keys in enumerate(held) for row, key in enumerate(keys)}
+        return np.array([row_of.get(key, (_MISSING, _MISSING)) for key in keys], np.int64).reshape(-1, 2)
 
     def read(self, part: int, row: int) -> Tensor:
         """One chip's target: (T,) float32.
@@ -149,19 +130,19 @@ class TargetStore:
             part: position in :attr:`parts`, see :meth:`find`.
             row: row in it.
         """
-        target: Tensor = _opened(self.parts[part]).get_slice('target')[row]
+        target: Tensor = _open_part(self.parts[part]).get_slice('target')[row]
         return target.clone()  # else the part would stay in memory as long as the target does
 
-    def _keys_of(self, path: str) -> Keys:
-        """The keys of a part, which has to be of what this store is of: (n, 16)."""
+    def _read_keys(self, path: str) -> list[bytes]:
+        """Read a part's keys; raise if it belongs to another store."""
         try:
-            archive = Archive(path)
-            keys: Keys = archive.read(['key'])['key'].numpy()
-            found = json.loads(archive.extra['about'])
-        except (CheckpointError, KeyError) as error:
+            with safe_open(path, framework='pt') as file:
+                keys: NDArray[np.uint8] = file.get_tensor('key').numpy()
+                found = json.loads(file.metadata()['about'])
+        except (SafetensorError, OSError, KeyError, TypeError) as error:
             raise ValueError(
                 f'teacher_targets: expected targets in {path}, got a damaged file or another one ({error}). Remove it: '
-                'its targets are then computed anew.'
+                'its targets are then computed again.'
             ) from error
         if differing := [name for name in {**self.about, **found} if self.about.get(name) != found.get(name)]:
             said = '; '.join(f'{name} {self.about.get(name)!r}, got {found.get(name)!r}' for name in differing)
@@ -169,7 +150,7 @@ class TargetStore:
                 f'teacher_targets: {path} holds other targets: expected {said}. Give another folder, or move the file '
                 'away to have its targets computed.'
             )
-        return keys
+        return [row.tobytes() for row in keys]
 
 
 class ChipTargets:
@@ -183,13 +164,13 @@ class ChipTargets:
     def __init__(
         self, store: TargetStore, files: Sequence[str], root: str | os.PathLike[str], chips: Iterable[int]
     ) -> None:
-        """Initialise; :meth:`refresh` looks for targets.
+        """Initialize a new ChipTargets instance; :meth:`refresh` looks for targets.
 
         Args:
             store: where they are, or will be.
             files: paths of chips.
             root: folder that their names are relative to.
-            chips: positions in ``files`` of the chips that are wanted.
+            chips: positions in ``files`` of the chips to find targets of.
 
         Raises:
             SceneError: if one is not readable as a chip.
