@@ -21,7 +21,7 @@ _HELPS = re.compile(
 )
 
 #: What hands on a message that another function makes.
-_HANDS_ON = {'UnitsCheck.__call__', 'scan_scenes', 'ClayPretrainDataModule._scan'}
+_HANDS_ON = {'UnitsCheck.__call__', 'scan_scenes', 'ClayPretrainDataModule._look'}
 
 
 @pytest.fixture(scope='module')
@@ -120,4 +120,4 @@ def test_shown_as_it_is(script: ModuleType) -> None:
     """Markdown's own signs are escaped, so that a table keeps its columns."""
     error = script.Listed('torchgeo_clay.sensors.plausibility', 1, 'ValueError', 'f', 'a|b [c] {d} *e* $f$ `g` <h>')
     row = list(script.markdown([error]))[4]
-    assert row == r'| a\|b \[c\] \{d\} \*e\* \$f\$ \`g\` \<h\> | ValueError | `units.f` |'
+    assert row == r'| a\|b \[c\] \{d\} \*e\* \$f\$ \`g\` \<h\> | ValueError | `sensors.plausibility.f` |'
