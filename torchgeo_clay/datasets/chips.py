@@ -126,7 +126,7 @@ def chip_shape(path: str | os.PathLike[str]) -> tuple[int, int, int]:
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = read(file)
             if dtype.hasobject:
-                raise ValueError('its pixels are Python objects')
+                raise ValueError('its pixels are Python objects; write numbers')
             held = archive.getinfo('pixels.npy').file_size - file.tell()
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise SceneError(f'{path}: not readable as a chip (.npz): {error}') from error
