@@ -259,7 +259,7 @@ class TestBadInput:
         (tmp_path / 'in/x.tif').write_bytes(b'')
         with pytest.raises(ValueError, match=r'(?s)found none to use.*x\.tif: the file has zero bytes'):
             run(task, tmp_path / 'in', tmp_path / 'e.parquet')
-        with pytest.raises(ValueError, match='found nothing there'):
+        with pytest.raises(ValueError, match='no such file or folder'):
             run(task, tmp_path / 'nowhere', tmp_path / 'e.parquet')
 
     def test_missing_bands(self, task: ClayEmbedding, scenes: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from torchgeo.tasks import BaseTask, SemanticSegmentation
 
 from torchgeo_clay.callbacks import RasterWriter, ScenesLeftOut, SensorMetadata
 from torchgeo_clay.datamodules import SceneDataModule
-from torchgeo_clay.datasets.raster.scene import open_raster
+from torchgeo_clay.datasets.raster.files import open_raster
 from torchgeo_clay.inference import MapStyle, predict_scene
 from torchgeo_clay.models.weights.files import tensor_digest
 from torchgeo_clay.sensors import get_sensor

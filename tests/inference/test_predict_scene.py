@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from torchgeo_clay.datasets import SensorRaster
-from torchgeo_clay.datasets.raster.scene import open_raster
+from torchgeo_clay.datasets.raster.files import open_raster
 from torchgeo_clay.inference import MapStyle, predict_scene
 from torchgeo_clay.inference.blender import prepare
 from torchgeo_clay.models import clay_tiny_patch8

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from rasterio.errors import RasterioIOError
 
-from torchgeo_clay.datasets.raster.scene import open_raster
+from torchgeo_clay.datasets.raster.files import open_raster
 from torchgeo_clay.inference.maps import MapStyle, beside
 from torchgeo_clay.writers import OutputError
 

@@ -6,7 +6,8 @@ from torchgeo_clay.datasets.biomassters import BioMasstersMonths
 from torchgeo_clay.datasets.chips import ClayChips
 from torchgeo_clay.datasets.embeddings import ClayEmbeddings
 from torchgeo_clay.datasets.raster.dataset import SensorRaster
-from torchgeo_clay.datasets.raster.scene import Scene, SceneError, scan_scene
+from torchgeo_clay.datasets.raster.files import SceneError
+from torchgeo_clay.datasets.raster.scene import Scene, scan_scene
 from torchgeo_clay.datasets.simulated import SyntheticChips
 from torchgeo_clay.datasets.wrapped.dataset import SensorDataset
 from torchgeo_clay.simulator import SyntheticScenes

@@ -22,7 +22,7 @@ from torchgeo.datasets import NonGeoDataset
 from torchgeo.datasets.utils import Path, Sample, find_files
 
 from torchgeo_clay.conditioning.contract import LatLonOrder, check_gsd
-from torchgeo_clay.datasets.raster.scene import SceneError
+from torchgeo_clay.datasets.raster.files import SceneError
 from torchgeo_clay.sensors import Sensor, get_sensor
 
 __all__ = ('ClayChips', 'angle_of', 'chip_shape', 'place_of', 'time_of')

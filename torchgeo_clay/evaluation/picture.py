@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from torchgeo_clay.datasets import ClayEmbeddings, scan_scene
 from torchgeo_clay.datasets.plotting import true_color
+from torchgeo_clay.datasets.raster.files import open_raster
 from torchgeo_clay.datasets.raster.reading import read_window
-from torchgeo_clay.datasets.raster.scene import open_raster
 from torchgeo_clay.datasets.raster.windows import PATCH
 from torchgeo_clay.evaluation.neighbours import nearest_neighbours
 from torchgeo_clay.sensors import Sensor, get_sensor

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchgeo_clay.datasets.raster.bands import SceneError, match_bands
+from torchgeo_clay.datasets import SceneError
+from torchgeo_clay.datasets.raster.bands import match_bands
 from torchgeo_clay.sensors import SENSORS, get_sensor
 
 S2, NAIP, LINZ = get_sensor('sentinel-2-l2a'), get_sensor('naip'), get_sensor('linz')

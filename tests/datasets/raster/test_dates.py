@@ -4,6 +4,7 @@ import math
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
+import rasterio
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,6 +33,13 @@ def utc(*when):
         ('2017-07-12 / 2017-07-20', (2017, 7, 16, 12)),
         ('2020/04/15/2020/04/17', (2020, 4, 16, 12)),
         ('2020-04-15T09:00:00Z/2020-04-15T09:00:10Z', (2020, 4, 15, 9, 0, 5)),
+        ('2021-07-09T17:04:02.2Z; 2021-07-09T17:04:26.2Z', (2021, 7, 9, 17, 4, 14, 200000)),  # HLS L30 on two rows
+        ('20190715143000', (2019, 7, 15, 14, 30)),
+        ('2019-07-15T143000', (2019, 7, 15, 14, 30)),
+        ('2022-10-05t11:54:11z', (2022, 10, 5, 11, 54, 11)),
+        ('2022-10-05 11:54:11 UTC', (2022, 10, 5, 11, 54, 11)),
+        ('2022-10-05T00:00:00Z', (2022, 10, 5)),
+        ('20221005000000', (2022, 10, 5)),
     ],
 )
 def test_parses_dates(text, when):
@@ -53,7 +61,10 @@ def test_unknown_is_nan(text):
 
 def test_says_whether_the_hour_is_known():
     assert parse_time('2020-04-15T09:00').has_hour
+    assert parse_time('2020-04-15T00:00').has_hour
+    assert from_name('scene_20200415T000000.tif').has_hour
     assert not parse_time('2020-04-15').has_hour
+    assert not parse_time('2020-04-15T00:00:00/2020-04-15T23:59:59').has_hour
     assert not parse_time('2017-07-12/2017-07-19').has_hour
 
 
@@ -97,6 +108,22 @@ def test_parsing_never_fails(text):
         ('scene_2020-04-15.tif', (2020, 4, 15, 12)),
         ('2020_04_15_scene.tif', (2020, 4, 15, 12)),
         ('99999999_20200415.tif', (2020, 4, 15, 12)),
+        ('IMG_20190715_143000.jpg', (2019, 7, 15, 14, 30)),
+        ('PXL_20210715_143000123.jpg', (2021, 7, 15, 14, 30)),
+        ('DJI_20230715143000_0001_D.tif', (2023, 7, 15, 14, 30)),
+        ('field_2019-07-15T143000.tif', (2019, 7, 15, 14, 30)),
+        ('field_2019-07-15T14-30-00Z.tif', (2019, 7, 15, 14, 30)),
+        ('s1a-iw-grd-vh-20230809t020729-20230809t020754-049792-05fce6-002.tiff', (2023, 8, 9, 2, 7, 29)),
+        ('tile_20200415_000123.tif', (2020, 4, 15, 12)),  # a number, no clock
+        ('m_3211605_ne_11_060_20200415_20200901.tif', (2020, 4, 15, 12)),  # acquired and processed
+        ('OPERA_L2_RTC-S1_T124-264305-IW1_20230301T171302Z_20230902T050101Z_S1A_30.tif', (2023, 3, 1, 17, 13, 2)),
+        (
+            'S2A_OPER_PRD_MSIL1C_PDMC_20160929T122153_R008_V20160828T100557_20160828T100557.tif',
+            (2016, 8, 28, 10, 5, 57),
+        ),
+        ('AST_L1T_00305032000040446_20150409135350_78838.tif', (2000, 5, 3, 4, 4, 46)),
+        ('median_20200601_20200615.tif', (2020, 6, 8, 12)),
+        ('median_2020-06-01_to_2020-06-15.tif', (2020, 6, 8, 12)),
     ],
 )
 def test_finds_the_acquisition_in_a_name(name, when):
@@ -104,22 +131,51 @@ def test_finds_the_acquisition_in_a_name(name, when):
 
 
 @pytest.mark.parametrize(
-    'name', ['NAIP_VA_sherando_3707801_ne.tif', 'T32TQM.tif', 'scene_2014.tif', '00002806639B424A.tif', 'A2017366.tif']
-)
+    'name',
+    [
+        'NAIP_VA_sherando_3707801_ne.tif', 'T32TQM.tif', 'scene_2014.tif', '00002806639B424A.tif', 'A2017366.tif',
+        'median_20200101_20201231.tif', '2020-01-01--2020-12-31.tif',
+        'S2A_OPER_MSI_L1C_TL_SGS__20160828T154230_A006180_T32TQM_B04.tif',
+    ],
+)  # fmt: skip
 def test_names_without_a_date_are_unknown(name):
     assert not from_name(name).known
 
 
+def test_the_folder_of_a_product_dates_its_files():
+    safe = 'S1A_S1_GRDH_1SDV_20230809T020729_20230809T020754_049792_05FCE6_1175'
+    assert from_name(f'/data/{safe}/measurement/s1-vh.tiff').time == utc(2023, 8, 9, 2, 7, 29)
+    assert not from_name('/data/20190101/s1-vh.tiff').known
+
+
+@pytest.mark.real_data
+def test_sentinel_1_has_the_hour_of_acquisition(cases):
+    (path,) = (cases / '6-s1-grd').rglob('*.tiff')
+    with rasterio.open(path) as file:
+        assert file.tags()['TIFFTAG_DATETIME'] == '2023:08:09 08:09:24'
+        assert acquisition(file.tags(), path)[0].time == utc(2023, 8, 9, 2, 7, 29)
+
+
 def test_tags_go_before_the_name():
-    assert acquisition({'DATETIME': '2020-01-02T03:04:05'}, 'scene_20190101.tif').time == utc(2020, 1, 2, 3, 4, 5)
-    assert acquisition({'DATETIME': '2014'}, 'scene_20190101.tif').time == utc(2019, 1, 1, 12)
+    found, report = acquisition({'DATETIME': '2020-01-02T03:04:05'}, 'scene_20190101.tif')
+    assert found.time == utc(2020, 1, 2, 3, 4, 5)
+    assert '2020-01-02, its name 2019-01-01' in report
+    assert acquisition({'DATETIME': '2014'}, 'scene_20190101.tif') == (from_name('scene_20190101.tif'), '')
 
 
-def test_tiff_datetime_counts_unless_the_name_tells_another_day():
+def test_the_name_adds_the_hour_of_the_same_day():
+    assert acquisition({'DATETIME': '2020-01-02'}, 'scene_20200102T030405.tif')[0].time == utc(2020, 1, 2, 3, 4, 5)
+
+
+def test_when_the_file_was_written_is_not_its_acquisition():
     tags = {'TIFFTAG_DATETIME': '2020:04:15 09:30:00'}
-    assert acquisition(tags, 'scene.tif').time == utc(2020, 4, 15, 9, 30)
-    assert acquisition(tags, 'scene_20200415.tif').time == utc(2020, 4, 15, 9, 30)
-    assert acquisition(tags, 'scene_20190415.tif').time == utc(2019, 4, 15, 12)
+    assert not acquisition(tags, 'scene.tif')[0].known
+    assert acquisition(tags, 'scene_20200415.tif')[0].time == utc(2020, 4, 15, 12)
+
+
+def test_a_long_interval_in_tags_is_not_replaced_by_its_start():
+    tags = {'START_DATETIME': '2020-01-01', 'END_DATETIME': '2020-12-31'}
+    assert not acquisition(tags, 'composite_20200101.tif')[0].known
 
 
 @pytest.mark.parametrize(
@@ -133,6 +189,9 @@ def test_tiff_datetime_counts_unless_the_name_tells_another_day():
         ({'PRODUCT_START_TIME': '2020-04-15T09:00:00Z'}, (2020, 4, 15, 9)),
         ({'RANGEBEGINNINGDATE': '2017-07-12', 'RANGEBEGINNINGTIME': '00:00:00', 'RANGEENDINGDATE': '2017-07-19',
           'RANGEENDINGTIME': '23:59:59'}, (2017, 7, 15, 12)),
+        ({'DATE': '2020-04-15'}, (2020, 4, 15, 12)),
+        ({'EXIF_DateTimeOriginal': '2020:04:15 09:30:00'}, (2020, 4, 15, 9, 30)),
+        ({'SENSING_TIME': '2021-07-09T17:04:02Z; 2021-07-09T17:04:26Z'}, (2021, 7, 9, 17, 4, 14)),
         ({'start_datetime': '2020-04-15T09:00:00Z', 'end_datetime': '2020-04-15T10:00:00Z'}, (2020, 4, 15, 9, 30)),
     ],
 )  # fmt: skip

@@ -57,7 +57,7 @@ def test_files_that_are_no_rasters(tmp_path: Path, content, reason):
 
 
 def test_a_missing_file(tmp_path: Path):
-    with pytest.raises(SceneError, match='not readable as a raster'):
+    with pytest.raises(SceneError, match='no such file or folder'):
         scan_scene(tmp_path / 'none.tif', NAIP)
 
 

@@ -22,6 +22,7 @@ from torchgeo_clay.datamodules.pretrain.regions import READ_ERRORS, PatchSource,
 from torchgeo_clay.datamodules.pretrain.teacher_targets import ChipTargets
 from torchgeo_clay.datasets import ClayChips, SceneError, SensorRaster
 from torchgeo_clay.datasets.chips import chip_shape
+from torchgeo_clay.datasets.raster.files import is_beside
 from torchgeo_clay.sensors import Sensor, get_sensor
 
 __all__ = ('SENSOR_FILE', 'ChipScenes', 'ScannedFolder', 'SensorFolder', 'find_folders', 'scan_folder')
@@ -34,11 +35,6 @@ WEIGHTS_FILE = 'weights.csv'
 
 _RASTERS = ('.tif', '.tiff', '.jp2', '.vrt', '.img', '.png', '.jpg', '.jpeg', '.hdf', '.nc')
 _CHIPS = ('.npz',)
-# Files that lie beside rasters: GDAL's statistics, overviews, masks and world files, STAC items, notes.
-_SIDECARS = (
-    '.xml', '.ovr', '.msk', '.json', '.geojson', '.csv', '.txt', '.md', '.yaml', '.yml', '.html', '.parquet',
-    '.tfw', '.jgw', '.pgw', '.wld', '.prj',
-)  # fmt: skip
 
 _RASTER_OPTIONS = {'bands', 'offset', 'to_db', 'gsd', 'time'}
 _CHIP_OPTIONS = {'bands', 'to_db', 'gsd', 'order'}
@@ -236,8 +232,9 @@ def scan_folder(folder: SensorFolder, patch_size: int, *, progress: bool = True)
     found = ScannedFolder(folder, patch_size)
     files = sorted(p for p in folder.path.rglob('*') if p.is_file() or (p.is_symlink() and not p.exists()))
     visible = [p for p in files if not any(part.startswith('.') for part in p.relative_to(folder.path).parts)]
+    visible = [p for p in visible if p.suffix.lower() in _CHIPS or not is_beside(str(p))]
     rasters, chips = ([p for p in visible if p.suffix.lower() in kinds] for kinds in (_RASTERS, _CHIPS))
-    others = [p for p in visible if p.suffix.lower() not in (*_RASTERS, *_CHIPS, *_SIDECARS)]
+    others = [p for p in visible if p.suffix.lower() not in (*_RASTERS, *_CHIPS)]
     if not rasters and not chips:
         raise ValueError(
             f'{folder.path}: expected GeoTIFF scenes or .npz chips, found none ({len(others)} other files).'

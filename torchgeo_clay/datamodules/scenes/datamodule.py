@@ -21,7 +21,8 @@ from torchgeo_clay.datamodules.scenes.batches import BatchLoader, ChipBatches
 from torchgeo_clay.datamodules.scenes.work import Unit, batches, plan_units
 from torchgeo_clay.datasets import Scene, SceneError, SensorRaster
 from torchgeo_clay.datasets.raster.detection import detect_sensor
-from torchgeo_clay.datasets.raster.scanning import list_rasters, scan_scenes
+from torchgeo_clay.datasets.raster.files import list_rasters
+from torchgeo_clay.datasets.raster.scanning import scan_scenes
 from torchgeo_clay.datasets.raster.windows import PATCH, check_windows
 from torchgeo_clay.sensors import Sensor, get_sensor
 from torchgeo_clay.sensors.normalization import SensorNormalization, normalize

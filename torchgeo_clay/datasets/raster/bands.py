@@ -7,14 +7,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from torchgeo_clay.datasets.raster.files import SceneError
 from torchgeo_clay.sensors import Sensor
 
-__all__ = ('SceneError', 'match_bands')
-
-
-class SceneError(ValueError):
-    """A file that can't be used as a scene, or whose pixels can't be read; says why."""
-
+__all__ = ('match_bands',)
 
 # What writers put where nobody named the bands: "Band 1", "Layer_2", "3".
 _GENERIC = re.compile(r'(?:band|layer)?[ _-]?\d+', re.IGNORECASE)

@@ -21,12 +21,13 @@ from torchgeo.datasets import GeoDataset, IntersectionDataset, UnionDataset
 from torchgeo.datasets.utils import GeoSlice, Path, Sample
 
 from torchgeo_clay.datasets.plotting import true_color
+from torchgeo_clay.datasets.raster.files import list_rasters, open_raster
 from torchgeo_clay.datasets.raster.georeference import window_center, window_gsd
 from torchgeo_clay.datasets.raster.indexing import grid_of, scene_index, scenes_at, window_on_grid
 from torchgeo_clay.datasets.raster.merging import combine_samples, overlay_samples
 from torchgeo_clay.datasets.raster.reading import Handles, Pixels, Valid, read_window, read_window_on_grid
-from torchgeo_clay.datasets.raster.scanning import list_rasters, log_assumptions, nothing_left, scan_scenes
-from torchgeo_clay.datasets.raster.scene import Scene, open_raster
+from torchgeo_clay.datasets.raster.scanning import log_assumptions, nothing_left, scan_scenes
+from torchgeo_clay.datasets.raster.scene import Scene
 from torchgeo_clay.sensors import Sensor, get_sensor
 
 __all__ = ('SensorRaster',)

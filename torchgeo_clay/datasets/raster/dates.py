@@ -1,9 +1,9 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""When a scene was acquired: from its tags, else from its file name, else unknown. Seconds since 1970-01-01 UTC.
+"""Acquisition dates of scenes from tags, then from file names. Seconds since 1970-01-01 UTC.
 
-The model is told the week and the hour, so a year alone, a month alone or an interval longer than a month says
-nothing it could use: these are NaN, as is everything that can't be read. A date without an hour means noon.
+The model encodes the week and the hour. A year, a month or an interval longer than a month determines neither, so its
+time is NaN, as is that of unreadable text. A date without an hour means noon.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import PurePath
 
 __all__ = ('UNKNOWN', 'Acquisition', 'acquisition', 'from_name', 'from_tags', 'parse_time')
 
 _DAY = 86400.0
-_NOON = _DAY / 2
-#: Longest interval that still tells the season, seconds: a monthly composite.
+#: Longest interval that still determines the season, seconds: a monthly composite.
 _LONGEST = 31 * _DAY
-# Digits in file names are taken for a date only between the first Landsat and a year no scene is from yet.
+# Digits in file names are a date only between the first Landsat and the near future.
 _YEARS = range(1972, 2051)
-# Tags may date an old aerial photograph; 0001 and 9999 stand for nothing.
+# Tags may date an old aerial photograph; 0001 and 9999 are placeholders.
 _TAG_YEARS = range(1850, 2051)
 
 
@@ -32,10 +32,10 @@ class Acquisition:
     """When a scene was acquired.
 
     Attributes:
-        time: seconds since 1970-01-01 UTC that stand for the scene; NaN for unknown.
-        start: first second it can be from; NaN for unknown.
-        stop: last second it can be from; NaN for unknown.
-        has_hour: whether the hour was given; where it was not, ``time`` is at noon.
+        time: seconds since 1970-01-01 UTC that represent the scene; NaN for unknown.
+        start: first possible second; NaN for unknown.
+        stop: last possible second; NaN for unknown.
+        has_hour: whether the hour was given; otherwise ``time`` is at noon.
     """
 
     time: float = math.nan
@@ -53,75 +53,57 @@ class Acquisition:
 UNKNOWN = Acquisition()
 
 
-def _moment(when: datetime) -> Acquisition:
-    """An acquisition at a date with an hour; a time without a zone is UTC."""
-    seconds = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
-    return Acquisition(seconds, seconds, seconds + 1 - 1e-6)
-
-
-def _day(when: datetime) -> Acquisition:
-    """An acquisition on a date without an hour."""
-    start = when.replace(tzinfo=UTC).timestamp()
-    return Acquisition(start + _NOON, start, start + _DAY - 1e-6, has_hour=False)
+def _moment(when: datetime, has_hour: bool) -> Acquisition:
+    """An acquisition at a date; without a zone it is UTC, without an hour noon."""
+    start = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+    if has_hour:
+        return Acquisition(start, start, start + 1 - 1e-6)
+    return Acquisition(start + _DAY / 2, start, start + _DAY - 1e-6, has_hour=False)
 
 
 def _interval(first: Acquisition, last: Acquisition) -> Acquisition:
-    """The acquisition of an interval: its middle; noon of its middle day where it spans days."""
-    if not (first.known and last.known) or not 0 <= last.start - first.start <= _LONGEST:
+    """The middle of an interval; noon of its middle day if it covers a day or more; no time beyond a month."""
+    span = last.start - first.start
+    if not (first.known and last.known and span >= 0):
         return UNKNOWN
+    if span > _LONGEST:
+        return Acquisition(math.nan, first.start, last.stop)
     middle = (first.start + last.start) / 2
-    if last.start - first.start < _DAY and first.has_hour and last.has_hour:
+    if span < _DAY - 2 and first.has_hour and last.has_hour:
         return Acquisition(middle, first.start, last.stop)
-    return Acquisition(middle // _DAY * _DAY + _NOON, first.start, last.stop, has_hour=False)
+    return Acquisition(middle // _DAY * _DAY + _DAY / 2, first.start, last.stop, has_hour=False)
 
 
-# 2022-10-05T11:54:11.123Z, 2020:04:15 09:30:00, 2020/04/15, 20221005T115411, 20200415
-_STAMP = re.compile(
-    r'(?P<y>\d{4})(?P<sep>[-:/]?)(?P<m>\d{2})(?P=sep)(?P<d>\d{2})'
-    r'(?:[T _]?(?P<H>\d{2}):?(?P<M>\d{2})(?::?(?P<S>\d{2})(?P<f>\.\d+)?)?\s*(?P<z>Z|UTC|[+-]\d{2}:?\d{2})?)?'
-)
-
-
-def _zone(text: str | None) -> timedelta:
-    """Offset from UTC of ``Z``, ``UTC``, ``+02:00`` or nothing."""
-    if text is None or text in ('Z', 'UTC'):
-        return timedelta(0)
-    sign = -1 if text[0] == '-' else 1
-    return sign * timedelta(hours=int(text[1:3]), minutes=int(text[-2:]))
+_SLASHED = re.compile(r'(?<!\d)(\d{4})([:/])(\d{2})\2(\d{2})(?!\d)')
+_STAMP = re.compile(r'(\d{4})(-?)(\d{2})\2(\d{2})(?:[T _]?(\d{2}:?\d{2}[\d:.]*)\s*(Z|UTC|[+-]\d{2}:?\d{2})?)?')
 
 
 def parse_time(text: str) -> Acquisition:
-    """An acquisition from a tag's text.
+    """Parse a tag's text.
 
     Args:
-        text: a date, a date with a time (UTC unless a zone is given), or an interval ``start/end`` of two of them.
+        text: a date, a date with a time (UTC unless a zone is given) in ISO 8601 or the notations of EXIF and of
+            14 digits, or an interval of two of them, separated by ``/`` or ``;``.
 
     Returns:
-        The acquisition; :data:`UNKNOWN` for anything else, such as a year alone.
+        The acquisition. Anything else, such as a year alone, has no time.
     """
-    text = text.strip()
-    parts = text.split('/')
-    if len(parts) in (2, 6):  # dates written with slashes make six parts
-        half = len(parts) // 2
-        first, last = ('/'.join(p).strip() for p in (parts[:half], parts[half:]))
-        return _interval(parse_time(first), parse_time(last))
+    text = _SLASHED.sub(r'\1-\3-\4', text.strip().upper())
+    parts = re.split('[/;]', text)
+    if len(parts) == 2:
+        return _interval(parse_time(parts[0]), parse_time(parts[1]))
     match = _STAMP.fullmatch(text)
-    if match is None or int(match['y']) not in _TAG_YEARS:
+    if match is None or int(match[1]) not in _TAG_YEARS:
         return UNKNOWN
+    clock, zone = match[5], (match[6] or 'Z').replace('UTC', 'Z')
     try:
-        date = datetime(int(match['y']), int(match['m']), int(match['d']))
-        if match['H'] is None:
-            return _day(date)
-        second = float(match['S'] or 0) + float(match['f'] or 0)
-        clock = timedelta(hours=int(match['H']), minutes=int(match['M']), seconds=second)
+        when = datetime.fromisoformat(f'{match[1]}-{match[3]}-{match[4]}' + (f'T{clock}{zone}' if clock else ''))
     except ValueError:
         return UNKNOWN
-    if clock >= timedelta(days=1) or int(match['M']) > 59 or second >= 61:
-        return UNKNOWN
-    return _moment(date + clock - _zone(match['z']))
+    return _moment(when, has_hour=clock is not None)
 
 
-# Tags that name the acquisition, by the habits of this project's data, STAC exports, Planet, ESA, USGS and MODIS.
+# Tags of the acquisition, as this project's data, STAC exports, cameras, ESA, USGS and NASA write them.
 _MOMENTS = (
     'DATETIME',
     'ACQUISITION_DATETIME',
@@ -131,109 +113,136 @@ _MOMENTS = (
     'ACQUISITIONDATE',
     'SENSING_TIME',
     'DATATAKE_1_DATATAKE_SENSING_START',
+    'EXIF_DATETIMEORIGINAL',
 )
-_PAIRS = (
-    ('START_DATETIME', 'END_DATETIME'),
-    ('PRODUCT_START_TIME', 'PRODUCT_STOP_TIME'),
-    ('START_TIME', 'END_TIME'),
-    ('START_TIME', 'STOP_TIME'),
-    ('START_DATE', 'END_DATE'),
+# Start and the possible names of the end.
+_INTERVALS = (
+    ('START_DATETIME', ('END_DATETIME',)),
+    ('PRODUCT_START_TIME', ('PRODUCT_STOP_TIME',)),
+    ('START_TIME', ('END_TIME', 'STOP_TIME')),
+    ('START_DATE', ('END_DATE',)),
 )
-_DATE_AND_CLOCK = (
-    ('DATE_ACQUIRED', 'SCENE_CENTER_TIME', 'DATE_ACQUIRED', 'SCENE_CENTER_TIME'),
-    ('RANGEBEGINNINGDATE', 'RANGEBEGINNINGTIME', 'RANGEENDINGDATE', 'RANGEENDINGTIME'),
-)
-_STARTS = ('PRODUCT_START_TIME', 'START_DATETIME', 'START_TIME')
 
 
-def _from_tags(tags: Mapping[str, str]) -> Iterator[Acquisition]:
-    """What the tags say, the surest first."""
+def _candidates(tags: Mapping[str, str]) -> Iterator[Acquisition]:
+    """The acquisitions that tags name, the most reliable first."""
     for name in _MOMENTS:
         yield parse_time(tags.get(name, ''))
-    for first, last in _PAIRS:
-        yield _interval(parse_time(tags.get(first, '')), parse_time(tags.get(last, '')))
-    for date, clock, end_date, end_clock in _DATE_AND_CLOCK:
-        first, last = (
-            f'{tags.get(date, "")} {tags.get(clock, "")}',
-            f'{tags.get(end_date, "")} {tags.get(end_clock, "")}',
-        )
-        yield parse_time(first) if first == last else _interval(parse_time(first), parse_time(last))
-    for name in _STARTS:
-        yield parse_time(tags.get(name, ''))
+    for start, ends in _INTERVALS:
+        end = next((tags[name] for name in ends if name in tags), '')
+        yield parse_time(f'{tags[start]};{end}' if end else tags[start]) if start in tags else UNKNOWN
+    yield parse_time(f'{tags.get("DATE_ACQUIRED", "")} {tags.get("SCENE_CENTER_TIME", "")}')
+    begin, end = (f'{tags.get(f"RANGE{e}DATE", "")} {tags.get(f"RANGE{e}TIME", "")}' for e in ('BEGINNING', 'ENDING'))
+    yield parse_time(begin if begin == end else f'{begin};{end}')
+    yield parse_time(tags.get('DATE', ''))  # Sentinel-1 RTC of AWS
 
 
 def from_tags(tags: Mapping[str, str]) -> Acquisition:
-    """An acquisition from a raster's tags, names compared without regard to case.
+    """An acquisition from a raster's tags, compared without regard to case.
 
-    TIFF's own ``TIFFTAG_DATETIME`` is left to :func:`acquisition`: some producers write the hour of processing there.
+    ``TIFFTAG_DATETIME`` is when the file was written (Sentinel-1, NAIP), so it is ignored.
 
     Args:
         tags: the raster's tags.
+
+    Returns:
+        The acquisition; one with a ``start`` but no ``time`` if the tags give an interval longer than a month.
     """
     folded = {name.upper(): value for name, value in tags.items()}
-    return next((a for a in _from_tags(folded) if a.known), UNKNOWN)
+    return next((a for a in _candidates(folded) if math.isfinite(a.start)), UNKNOWN)
 
 
-# Dates in file names. A clock is taken after a T anywhere, after an underscore only where the name begins so (Planet).
-_IN_NAME = (
-    re.compile(r'(?<!\d)(?P<y>\d{4})(?P<m>\d{2})(?P<d>\d{2})T(?P<H>\d{2})(?P<M>\d{2})(?P<S>\d{2})(?!\d)'),
-    re.compile(r'^(?P<y>\d{4})(?P<m>\d{2})(?P<d>\d{2})_(?P<H>\d{2})(?P<M>\d{2})(?P<S>\d{2})(?!\d)'),
-    re.compile(r'(?<!\d)(?P<y>\d{4})(?P<sep>[-_.]?)(?P<m>\d{2})(?P=sep)(?P<d>\d{2})(?!\d)'),
-    re.compile(r'(?<![A-Za-z0-9])A(?P<y>\d{4})(?P<j>\d{3})(?!\d)'),  # MODIS and VIIRS
-    re.compile(r'^L[CETMO]\d\d{6}(?P<y>\d{4})(?P<j>\d{3})[A-Z]{3}\d{2}'),  # Landsat before Collection 1
-    re.compile(r'(?<![A-Za-z0-9])(?P<y>\d{4})(?P<j>\d{3})T(?P<H>\d{2})(?P<M>\d{2})(?P<S>\d{2})(?!\d)'),  # HLS
+_DATE = r'(?P<y>\d{4})(?P<sep>[-_.]?)(?P<m>\d{2})(?P=sep)(?P<d>\d{2})'
+_CLOCK = r'(?P<H>\d{2})[-_:.]?(?P<M>\d{2})(?:[-_:.]?(?P<S>\d{2}))?'
+# Dates in file names. A clock follows a T, or the date without a separator; behind an underscore it may be a number of
+# another kind, so there it is read only in the names of Planet and of cameras.
+_IN_NAME = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        rf'(?<!\d){_DATE}T{_CLOCK}(?!\d)',
+        r'(?<![A-Z0-9])(?:IMG|DJI)?(?P<y>\d{4})(?P<m>\d{2})(?P<d>\d{2})(?P<H>\d{2})(?P<M>\d{2})(?P<S>\d{2})(?!\d)',
+        rf'^(?:(?:IMG|DJI|PXL|MVIMG|VID)_)?{_DATE}_(?P<H>\d{{2}})(?P<M>\d{{2}})(?P<S>\d{{2}})(?:\d{{3}})?(?!\d)',
+        rf'(?<!\d){_DATE}(?!\d)',
+        r'(?<![A-Z0-9])A(?P<y>\d{4})(?P<j>\d{3})(?!\d)',  # MODIS and VIIRS
+        r'^L[CETMO]\d\d{6}(?P<y>\d{4})(?P<j>\d{3})[A-Z]{3}\d{2}',  # Landsat before Collection 1
+        r'(?<![A-Z0-9])(?P<y>\d{4})(?P<j>\d{3})T(?P<H>\d{2})(?P<M>\d{2})(?P<S>\d{2})(?!\d)',  # HLS
+        r'^AST_\w+?_\d{3}(?P<m>\d{2})(?P<d>\d{2})(?P<y>\d{4})(?P<H>\d{2})(?P<M>\d{2})(?P<S>\d{2})',  # ASTER
+    )
 )
+# What precedes the acquisition in the names of Sentinel-2 before 2016; without it they date the processing alone.
+_OLD_SENTINEL_2 = re.compile(r'^S2[ABC]_OPER_(?:.*_V(?=\d{8}T)|.*$)', re.IGNORECASE)
+# Products whose second date is that of processing.
+_PROCESSED = re.compile(r'L[COTEM]\d\d_|m_\d{7}_', re.IGNORECASE)
+_BETWEEN = re.compile(r'[-_. ]+(?:to[-_. ]+)?', re.IGNORECASE)
+# Folders that are a product: their names date the files in them.
+_PRODUCT = re.compile(r'S[123][A-D]_|L[COTEM]\d\d_|HLS\.|M[OCY]D\d', re.IGNORECASE)
 
 
-def _plausible(match: re.Match[str]) -> Acquisition:
-    """The acquisition of one match, unknown if the digits are no date."""
-    parts = match.groupdict()
-    year = int(parts['y'])
-    if year not in _YEARS:
+def _matched(match: re.Match[str]) -> Acquisition:
+    """The acquisition of one match; unknown if the digits are no date."""
+    parts = {name: int(text) for name, text in match.groupdict().items() if text and text.isdigit()}
+    if parts['y'] not in _YEARS:
         return UNKNOWN
     try:
-        if parts.get('j') is not None:
-            date = datetime(year, 1, 1) + timedelta(days=int(parts['j']) - 1)
-            if date.year != year:
-                return UNKNOWN
-        else:
-            date = datetime(year, int(parts['m']), int(parts['d']))
-        if parts.get('H') is None:
-            return _day(date)
-        return _moment(date.replace(hour=int(parts['H']), minute=int(parts['M']), second=int(parts['S'])))
+        date = datetime(parts['y'], parts.get('m', 1), parts.get('d', 1)) + timedelta(days=parts.get('j', 1) - 1)
+        date = date.replace(hour=parts.get('H', 0), minute=parts.get('M', 0), second=parts.get('S', 0))
     except ValueError:
         return UNKNOWN
+    return _moment(date, has_hour='H' in parts) if date.year == parts['y'] else UNKNOWN
+
+
+def _from_text(name: str) -> Acquisition:
+    """The first plausible date of a name, or the interval of the two first ones."""
+    name = _OLD_SENTINEL_2.sub('', name)
+    found = [(m.start(), rank, m) for rank, pattern in enumerate(_IN_NAME) for m in pattern.finditer(name)]
+    dates = [(m, a) for _, _, m in sorted(found, key=lambda f: f[:2]) if (a := _matched(m)).known]
+    if not dates:
+        return UNKNOWN
+    match, first = dates[0]
+    for other, last in dates[1:]:
+        between = name[match.end() : other.start()]
+        if first.has_hour or last.has_hour or _PROCESSED.match(name) or not _BETWEEN.fullmatch(between):
+            continue
+        if last.start > first.start:
+            return _interval(first, last)
+    return first
 
 
 def from_name(path: str | os.PathLike[str]) -> Acquisition:
-    """An acquisition from a file name: the first plausible date in it.
+    """An acquisition from a file name, else from the name of the product's folder, such as a SAFE.
 
-    Products that carry a date of processing too put it after the date of acquisition.
+    The first plausible date counts, as products name that of processing after it. Two dates of days side by side are
+    an interval, of Landsat and NAIP acquisition and processing.
 
     Args:
-        path: the file; its folders are not looked at.
+        path: the file.
+
+    Returns:
+        The acquisition; one with a ``start`` but no ``time`` for an interval longer than a month.
     """
-    name = os.path.basename(os.fspath(path))
-    found = [(match.start(), rank, match) for rank, p in enumerate(_IN_NAME) for match in p.finditer(name)]
-    ordered = (_plausible(match) for _, _, match in sorted(found, key=lambda f: f[:2]))
-    return next((a for a in ordered if a.known), UNKNOWN)
+    name, *folders = reversed(PurePath(path).parts or ('',))
+    names = [name, *(folder for folder in folders if _PRODUCT.match(folder))]
+    return next((a for n in names if math.isfinite((a := _from_text(n)).start)), UNKNOWN)
 
 
-def acquisition(tags: Mapping[str, str], path: str | os.PathLike[str]) -> Acquisition:
-    """When a scene was acquired: its tags, then its name.
+def acquisition(tags: Mapping[str, str], path: str | os.PathLike[str]) -> tuple[Acquisition, str]:
+    """When a scene was acquired: from its tags, else from its name.
 
-    ``TIFFTAG_DATETIME`` counts where the name does not tell another day: Planet writes the acquisition there, but NAIP
-    the hour of processing.
+    The name adds the hour if the tags give that day alone.
 
     Args:
         tags: the raster's tags.
         path: the file.
+
+    Returns:
+        The acquisition, and what to report if tags and name disagree by more than a day, else an empty string.
     """
-    tagged = from_tags(tags)
-    if tagged.known:
-        return tagged
-    named = from_name(path)
-    written = parse_time(tags.get('TIFFTAG_DATETIME', ''))
-    if written.known and (not named.known or named.start <= written.start <= named.stop):
-        return named if named.known and named.has_hour else written
-    return named
+    tagged, named = from_tags(tags), from_name(path)
+    if not math.isfinite(tagged.start):
+        return named, ''
+    if not tagged.has_hour and named.known and named.has_hour and tagged.start <= named.time <= tagged.stop:
+        return named, ''
+    if named.known and not tagged.start - _DAY <= named.time <= tagged.stop + _DAY:
+        days = [datetime.fromtimestamp(a.start, UTC).date().isoformat() for a in (tagged, named)]
+        return tagged, f'its tags give the date {days[0]}, its name {days[1]}; the tags are used, see time='
+    return tagged, ''

@@ -8,8 +8,8 @@ import os
 import re
 from collections.abc import Mapping
 
-from torchgeo_clay.datasets.raster.bands import SceneError, match_bands
-from torchgeo_clay.datasets.raster.scene import open_raster
+from torchgeo_clay.datasets.raster.bands import match_bands
+from torchgeo_clay.datasets.raster.files import SceneError, open_raster, printable
 from torchgeo_clay.sensors import SENSORS, Sensor
 
 __all__ = ('detect_sensor',)
@@ -66,7 +66,7 @@ def detect_sensor(path: str | os.PathLike[str]) -> Sensor:
     said = {key: tags[key] for key in _TAGS if key in tags}
     candidates = ', '.join(sorted(s.name for s in found)) or 'none'
     raise SceneError(
-        f'{name}: which sensor it is of can not be told from its tags ({said or "none"}) and bands '
+        f'{printable(name)}: which sensor it is of can not be told from its tags ({said or "none"}) and bands '
         f'({", ".join(d or "(unnamed)" for d in descriptions)}); candidates: {candidates}. Give sensor=, or put it '
         'into a folder that is named for its sensor.'
     )

@@ -26,8 +26,9 @@ from rasterio.transform import array_bounds
 from rasterio.warp import reproject, transform_bounds
 from rasterio.windows import Window
 
+from torchgeo_clay.datasets.raster.files import SceneError, open_raster
 from torchgeo_clay.datasets.raster.georeference import apply, shifted
-from torchgeo_clay.datasets.raster.scene import Scene, SceneError, open_raster
+from torchgeo_clay.datasets.raster.scene import Scene
 
 __all__ = ('Handles', 'read_window', 'read_window_on_grid', 'to_units')
 

@@ -6,43 +6,17 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
-from torchgeo.datasets.utils import Path, find_files
 
-from torchgeo_clay.datasets.raster.scene import Scene, SceneError, scan_scene
+from torchgeo_clay.datasets.raster.files import SceneError, printable
+from torchgeo_clay.datasets.raster.scene import Scene, scan_scene
 from torchgeo_clay.sensors import Sensor
 
-__all__ = ('list_rasters', 'log_assumptions', 'nothing_left', 'scan_scenes')
-
-# What lies beside rasters without being one: GDAL's sidecars, Clay's chips, which have a dataset of their own, and the
-# sensor.yaml and weights.csv of a folder of pretraining.
-_BESIDE = ('.aux.xml', '.ovr', '.msk', '.npz', '.yaml', '.yml', '.csv')
-
-
-def list_rasters(paths: Path | Iterable[Path]) -> list[str]:
-    """Files that may be rasters, sorted: the files given, and all in the folders given.
-
-    Args:
-        paths: files, URLs, and folders, which are searched through. Hidden files, GDAL's sidecars, ``.npz``, YAML and
-            CSV are left out.
-
-    Raises:
-        ValueError: for a path that does not exist.
-    """
-    files: set[str] = set()
-    for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
-        name = os.fspath(path)
-        if '://' in name:  # rasterio opens it as it is; there is no listing it
-            files.add(name)
-            continue
-        if not os.path.exists(name) and not name.startswith('/vsi'):
-            raise ValueError(f'{name}: expected a file or a folder of rasters, found nothing there.')
-        files.update(f for f in find_files(name) if not os.path.isdir(f))
-    return sorted(f for f in files if not f.endswith(_BESIDE) and not os.path.basename(f).startswith('.'))
+__all__ = ('log_assumptions', 'nothing_left', 'scan_scenes')
 
 
 def scan_scenes(
@@ -68,7 +42,7 @@ def scan_scenes(
         try:
             scenes.append(scan_scene(file, sensor, bands, **options))
         except SceneError as error:
-            skipped.append((file, str(error).removeprefix(f'{file}: ')))
+            skipped.append((printable(file), str(error).removeprefix(f'{printable(file)}: ')))
     if skipped and scenes:
         warnings.warn(f'{sensor.name}: {_list_skipped(skipped, len(files))}', stacklevel=3)
     return scenes, skipped

@@ -8,25 +8,23 @@ Nothing here reads pixels; see :mod:`torchgeo_clay.datasets.raster.reading`.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import rasterio
 from pyproj import CRS
 from rasterio import Affine
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.io import DatasetReader
 
 from torchgeo_clay.conditioning.contract import check_gsd
-from torchgeo_clay.datasets.raster.bands import SceneError, match_bands
+from torchgeo_clay.datasets.raster.bands import match_bands
 from torchgeo_clay.datasets.raster.dates import UNKNOWN, Acquisition, acquisition, parse_time
+from torchgeo_clay.datasets.raster.files import SceneError, open_raster, printable
 from torchgeo_clay.datasets.raster.georeference import georeferencing, window_center, window_gsd
 from torchgeo_clay.datasets.raster.tiff import missing_bytes
 from torchgeo_clay.sensors import Sensor
 
-__all__ = ('Scene', 'SceneError', 'open_raster', 'scan_scene')
+__all__ = ('Scene', 'scan_scene')
 
 
 @dataclass(frozen=True)
@@ -99,26 +97,6 @@ class Scene:
         return window_gsd(self.crs, self.transform, row, col, height, width)
 
 
-def open_raster(path: str | os.PathLike[str]) -> DatasetReader:
-    """Open a raster for reading, quietly where it has no georeference.
-
-    Args:
-        path: the file.
-
-    Raises:
-        SceneError: if it can't be opened as a raster.
-    """
-    name = os.fspath(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', NotGeoreferencedWarning)
-        try:
-            return rasterio.open(name)
-        except RasterioIOError as error:
-            if os.path.isfile(name) and os.path.getsize(name) == 0:
-                raise SceneError(f'{name}: the file has zero bytes.') from error
-            raise SceneError(f'{name}: not readable as a raster: {error}') from error
-
-
 def _alpha_bands(dataset: DatasetReader) -> tuple[int, ...]:
     """The bands that the file calls alpha. Four-band aerial images often call their infrared so."""
     return tuple(i for i, c in enumerate(dataset.colorinterp, start=1) if c == ColorInterp.alpha)
@@ -187,7 +165,7 @@ def scan_scene(
         try:
             return _scan(dataset, name, sensor, bands, offset, to_db, gsd, _given_time(time))
         except SceneError as error:
-            raise SceneError(f'{name}: {error}') from error
+            raise SceneError(f'{printable(name)}: {error}') from error
 
 
 def _given_time(time: float | str | None) -> Acquisition | None:
@@ -240,7 +218,7 @@ def _scan(
         nodata=tuple(dataset.nodatavals[i - 1] for i in indexes),
         has_mask=_has_mask(dataset, indexes),
         dtype=dataset.dtypes[indexes[0] - 1],
-        acquired=acquired or acquisition(dataset.tags(), path),
+        acquired=acquired or acquisition(dataset.tags(), path)[0],
         fixed_gsd=gsd,
         offset=float(offset),
         to_db=to_db,

@@ -19,10 +19,9 @@ from rasterio.transform import from_origin
 from torch import Tensor
 from torchgeo.datasets import ChesapeakeCVPR, GeoDataset
 
-from torchgeo_clay.datasets.raster.bands import SceneError
 from torchgeo_clay.datasets.raster.dates import UNKNOWN, Acquisition, acquisition, from_name
+from torchgeo_clay.datasets.raster.files import SceneError, open_raster
 from torchgeo_clay.datasets.raster.georeference import georeferencing, window_center, window_gsd
-from torchgeo_clay.datasets.raster.scene import open_raster
 from torchgeo_clay.datasets.wrapped.sources import Source, sources
 
 __all__ = ('Whereabouts', 'from_interval', 'whereabouts')
@@ -76,7 +75,7 @@ def _raster(path: str) -> _Raster | None:
     try:
         with open_raster(path) as file:
             crs, transform = georeferencing(file)
-            return _Raster(crs, transform, file.height, file.width, acquisition(file.tags(), path))
+            return _Raster(crs, transform, file.height, file.width, acquisition(file.tags(), path)[0])
     except SceneError:
         return None
 

@@ -1,0 +1,77 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""Which files are scenes, and odd files among good ones."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from torchgeo_clay.datasets import SceneError, SensorRaster
+from torchgeo_clay.datasets.raster.files import list_rasters, open_raster, printable
+
+Write = Callable[..., Path]
+
+
+def names(paths: object) -> list[str]:
+    return [os.path.basename(p) for p in list_rasters(paths)]  # type: ignore[arg-type]
+
+
+def test_folders_hold_scenes_and_what_lies_beside_them(write_raster: Write, tmp_path: Path) -> None:
+    write_raster('a/scene.tif')
+    write_raster('a/[b]/other.jp2.tif')
+    for name in ('scene.tfw', 'scene.txt', 'scene.json', 'scene.tif.aux.xml', 'scene.tif.ovr', 'table.parquet'):
+        (tmp_path / 'a' / name).write_text('')
+    (tmp_path / 'a/table_quicklooks').mkdir()
+    (tmp_path / 'a/table_quicklooks/scene_pca.png').write_text('')
+    (tmp_path / 'a/.hidden.tif').write_text('')
+    assert names(tmp_path / 'a') == ['other.jp2.tif', 'scene.tif']
+    assert names(tmp_path / 'a/[b]') == ['other.jp2.tif']
+
+
+def test_globs_and_the_home_folder(write_raster: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_raster('a/one.tif')
+    write_raster('b/two.tif')
+    (tmp_path / 'b/two.tfw').write_text('')
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert names(str(tmp_path / '*/*.tif')) == names(f'{tmp_path}/**/*') == names(f'{tmp_path}/[ab]')
+    assert names('~/a') == ['one.tif']
+    assert names(['~/*/t*', tmp_path / 'a']) == ['one.tif', 'two.tif']
+
+
+def test_a_file_counts_once(write_raster: Write, tmp_path: Path) -> None:
+    path = write_raster('a/scene.tif')
+    (tmp_path / 'a/link.tif').symlink_to(path)
+    (tmp_path / 'b').symlink_to(tmp_path / 'a')
+    assert list_rasters([tmp_path, path, tmp_path / 'b/scene.tif']) == [str(path)]
+    assert names(tmp_path / 'a/link.tif') == ['link.tif']
+
+
+def test_urls_and_gdals_names_stay_as_they_are() -> None:
+    given = ['HDF4_EOS:EOS_GRID:"x.hdf":grid:b01', 'https://example.com/*.tif']
+    assert list_rasters(given) == given
+
+
+def test_odd_files_leave_the_others(write_raster: Write, tmp_path: Path) -> None:
+    good = write_raster('naip/good_20200101.tif')
+    (tmp_path / 'naip/dangling.tif').symlink_to(tmp_path / 'gone.tif')
+    (tmp_path / 'naip/empty.tif').touch()
+    os.replace(write_raster('naip/moved.tif'), os.fsencode(tmp_path / 'naip') + b'/caf\xe9.tif')
+    with pytest.warns(UserWarning, match='left out 4 of 5 files'):
+        dataset = SensorRaster([tmp_path / 'naip', tmp_path / 'vanished.tif'], 'naip')
+    assert [scene.path for scene in dataset.scenes] == [str(good)]
+    reasons = {os.path.basename(path): reason for path, reason in dataset.skipped}
+    assert set(reasons) == {'caf\\xe9.tif', 'dangling.tif', 'empty.tif', 'vanished.tif'}
+    assert 'not UTF-8' in reasons['caf\\xe9.tif']
+    assert f'the link points to {tmp_path / "gone.tif"}, which does not exist' in reasons['dangling.tif']
+    assert 'zero bytes' in reasons['empty.tif']
+    assert 'no such file' in reasons['vanished.tif']
+
+
+def test_messages_about_names_that_are_not_utf8_print() -> None:
+    name = os.fsdecode(b'/data/caf\xe9.tif')
+    with pytest.raises(SceneError) as caught:
+        open_raster(name)
+    assert str(caught.value).encode('utf-8').startswith(b'/data/caf\\xe9.tif: its name is not UTF-8')
+    assert printable(Path('/data/café.tif')) == '/data/café.tif'
