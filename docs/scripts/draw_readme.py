@@ -34,7 +34,7 @@ from torch import Tensor
 from torchgeo.datasets import stack_samples
 
 from torchgeo_clay.callbacks import EmbeddingWriter
-from torchgeo_clay.conditioning.contract import Conditioning
+from torchgeo_clay.conditioning import Conditioning
 from torchgeo_clay.datamodules import SceneDataModule
 from torchgeo_clay.datasets import SensorRaster
 from torchgeo_clay.evaluation import as_embeddings

@@ -23,7 +23,7 @@ from rasterio.transform import from_origin
 from rasterio.warp import transform_geom
 
 from torchgeo_clay.callbacks import EmbeddingWriter, ScenesLeftOut
-from torchgeo_clay.conditioning.contract import encode_latlon, encode_time
+from torchgeo_clay.conditioning import encode_latlon, encode_time
 from torchgeo_clay.datamodules import SceneDataModule
 from torchgeo_clay.datasets import ClayEmbeddings
 from torchgeo_clay.inference import windows

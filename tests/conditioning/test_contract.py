@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchgeo_clay.conditioning.contract import Conditioning, check_batch, check_gsd, encode_latlon, encode_time
+from torchgeo_clay.conditioning import Conditioning, check_batch, check_gsd, encode_latlon, encode_time
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MOMENTS = st.datetimes(datetime(1583, 1, 1), datetime(3000, 1, 1), timezones=st.just(UTC))

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torchgeo.tasks import Classification, PixelwiseRegression
 
 from torchgeo_clay.callbacks import SensorMetadata
-from torchgeo_clay.conditioning.contract import check_batch
+from torchgeo_clay.conditioning import check_batch
 from torchgeo_clay.datamodules import SyntheticDataModule
 from torchgeo_clay.datasets import SyntheticScenes
 from torchgeo_clay.sensors import get_sensor

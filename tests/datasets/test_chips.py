@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchgeo.datasets import stack_samples
 
-from torchgeo_clay.conditioning.contract import encode_latlon, encode_time
+from torchgeo_clay.conditioning import encode_latlon, encode_time
 from torchgeo_clay.datasets import ClayChips, SceneError
 from torchgeo_clay.datasets.chips import angle_of, place_of, time_of
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from torchgeo_clay.conditioning.contract import Conditioning
+from torchgeo_clay.conditioning import Conditioning
 from torchgeo_clay.models import Clay, clay_tiny_patch8
 from torchgeo_clay.models.position import grid_code
 from torchgeo_clay.sensors import SENSORS

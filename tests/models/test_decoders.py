@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from torchgeo_clay.conditioning.contract import Conditioning
+from torchgeo_clay.conditioning import Conditioning
 from torchgeo_clay.models.decoders import DECODERS, ChangeClay, DenseClay
 from torchgeo_clay.models.padding import pad_image, pad_map, round_up
 from torchgeo_clay.models.scope import find_clay

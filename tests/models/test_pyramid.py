@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from torchgeo_clay.conditioning.contract import Conditioning
+from torchgeo_clay.conditioning import Conditioning
 from torchgeo_clay.models import Clay, clay_tiny_patch8
 from torchgeo_clay.models.pyramid import Pyramid, PyramidLevel
 from torchgeo_clay.models.scope import find_clay

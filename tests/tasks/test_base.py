@@ -15,7 +15,7 @@ from timm.optim import param_groups_layer_decay
 from tiny_batches import KNOWN, TINY, TinyDataModule, image, labelled, loss_of, masked, told, trainer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from torchgeo_clay.conditioning.contract import Conditioning
+from torchgeo_clay.conditioning import Conditioning
 from torchgeo_clay.models import (
     CheckpointError,
     Clay,

@@ -14,7 +14,7 @@ from tiny_batches import DATES, KNOWN, TINY, TinyDataModule, image, labelled, lo
 from torchgeo.tasks import ChangeDetection, Classification, PixelwiseRegression, Regression, SemanticSegmentation
 
 from torchgeo_clay.callbacks import SensorMetadata
-from torchgeo_clay.conditioning.contract import Conditioning, encode_latlon, encode_time
+from torchgeo_clay.conditioning import Conditioning, encode_latlon, encode_time
 from torchgeo_clay.tasks import (
     ClayChangeDetection,
     ClayClassification,

@@ -16,7 +16,7 @@ import torch
 from timm.models import register_model
 from torch import Tensor, nn
 
-from torchgeo_clay.conditioning.contract import encode_latlon
+from torchgeo_clay.conditioning import encode_latlon
 from torchgeo_clay.datamodules import ClayPretrainDataModule
 from torchgeo_clay.datamodules.pretrain import dataset as pretrain_dataset
 from torchgeo_clay.datamodules.pretrain import teach as teaching

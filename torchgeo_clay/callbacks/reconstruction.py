@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torchgeo_clay.conditioning.contract import Conditioning
-from torchgeo_clay.conditioning.selected import sensor_of
+from torchgeo_clay.conditioning import Conditioning
+from torchgeo_clay.conditioning import batch_sensor
 from torchgeo_clay.models.masking import Masking
 from torchgeo_clay.models.teacher import teacher_rgb
 from torchgeo_clay.sensors import Sensor
@@ -171,7 +171,7 @@ class ReconstructionPlot(Callback):
             pixels = model.reconstruct(some['image'], **vars(conditioning), noise=some['noise'])
         mask = Masking.from_noise(some['noise'], model.mask_ratio).mask
         target = torch.where(some['valid'], some['target'], torch.nan)
-        figure = plot_reconstruction(target, pixels, mask, sensor_of(task, batch), some['res'], name)
+        figure = plot_reconstruction(target, pixels, mask, batch_sensor(batch), some['res'], name)
         self._write(trainer, figure, name)
 
     def _write(self, trainer: Trainer, figure: Figure, name: str) -> None:

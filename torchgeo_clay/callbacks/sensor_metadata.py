@@ -13,8 +13,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torchgeo.tasks import ChangeDetection
 
-from torchgeo_clay.conditioning.batch import batch_conditioning
-from torchgeo_clay.conditioning.contract import check_gsd
+from torchgeo_clay.conditioning import batch_conditioning
+from torchgeo_clay.conditioning import check_gsd
 from torchgeo_clay.models.scope import find_clay
 from torchgeo_clay.sensors import Sensor, get_sensor
 
@@ -82,7 +82,7 @@ class SensorMetadata(Callback):
         """Enter the scope of a batch.
 
         Raises:
-            ValueError: see :func:`~torchgeo_clay.conditioning.batch.batch_conditioning`; for a task without Clay; for
+            ValueError: see :func:`~torchgeo_clay.conditioning.batch_conditioning`; for a task without Clay; for
                 dates stacked as channels.
         """
         self._scopes.close()

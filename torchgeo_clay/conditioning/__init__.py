@@ -1,7 +1,23 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""What the model is told of a batch: the contract, the codes of time and place, the match with the images."""
+"""What the model is given about a batch: the contract, the codes of time and place, the match with the images."""
 
-from torchgeo_clay.conditioning.contract import Conditioning, check_batch, check_gsd, encode_latlon, encode_time
+from torchgeo_clay.conditioning.batches import batch_conditioning, batch_sensor, fold_dates, task_conditioning
+from torchgeo_clay.conditioning.codes import LatLonOrder, encode_latlon, encode_time, on_host
+from torchgeo_clay.conditioning.contract import Conditioning, check_batch, check_gsd
+from torchgeo_clay.conditioning.images import match_images
 
-__all__ = ('Conditioning', 'check_batch', 'check_gsd', 'encode_latlon', 'encode_time')
+__all__ = (
+    'Conditioning',
+    'LatLonOrder',
+    'batch_conditioning',
+    'batch_sensor',
+    'check_batch',
+    'check_gsd',
+    'encode_latlon',
+    'encode_time',
+    'fold_dates',
+    'match_images',
+    'on_host',
+    'task_conditioning',
+)

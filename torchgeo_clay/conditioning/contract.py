@@ -1,139 +1,28 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""The batch contract: wavelength (µm), res (metres per pixel), lat, lon (degrees), time (seconds UTC) → codes.
+"""The batch contract: wavelength (µm), res (metres per pixel), lat, lon (degrees), time (seconds UTC).
 
-Shapes: B samples, C bands. NaN means unknown and becomes zeros for that sample: the release trained with place and
-time zeroed in 20 % of its chips, so zeros are in-domain. GSD has no code for unknown.
+Shapes: B samples, C bands. Unknown place and time are NaN. GSD has no code for unknown.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchgeo_clay.conditioning.codes import LatLonOrder, check_range, encode_latlon, encode_time, on_host
 from torchgeo_clay.sensors import check_wavelengths
 
-__all__ = ('Conditioning', 'check_batch', 'check_gsd', 'encode_latlon', 'encode_time', 'on_host')
-
-LatLonOrder = Literal['latlon', 'lonlat']
-
-_DAY = 86400
-_WEEKS = 52  # the release divides the ISO week by 52, so week 53 lies a little past a full turn
-
-
-def on_host(tensor: Tensor) -> bool:
-    """Whether values can be looked at without a copy from a device and without breaking a trace."""
-    return not torch.compiler.is_compiling() and type(tensor) in (Tensor, torch.nn.Parameter) and tensor.is_cpu
-
-
-def _float64(name: str, value: Tensor | Sequence[float] | float) -> Tensor:
-    """A 1-D float64 tensor; half precision, which can't hold a place or a time, is refused."""
-    tensor = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
-    if tensor.dtype in (torch.float16, torch.bfloat16):
-        raise ValueError(
-            f"{name}: expected float64, got {tensor.dtype}, which is off by days. With Lightning's precision "
-            "'bf16-true' batches are cast before any hook sees them: use 'bf16-mixed'."
-        )
-    return torch.atleast_1d(tensor).to(torch.float64)
-
-
-def _iso_week(days: Tensor) -> Tensor:
-    """ISO 8601 week (1 to 53) of whole days since 1970-01-01, by the calendar arithmetic of H. Hinnant.
-
-    A week belongs to the year of its Thursday; the day of the year of that Thursday gives the week.
-    Source: https://howardhinnant.github.io/date_algorithms.html (civil_from_days).
-    """
-    weekday = torch.remainder(days + 3, 7)  # Monday = 0; 1970-01-01 was a Thursday
-    thursday = days - weekday + 3
-    shifted = thursday + 719468  # days since 0000-03-01, so that a leap day ends its year
-    era_day = torch.remainder(shifted, 146097)
-    era_year = torch.div(era_day - era_day // 1460 + era_day // 36524 - era_day // 146096, 365, rounding_mode='floor')
-    march_day = era_day - (365 * era_year + era_year // 4 - era_year // 100)  # 0 = 1 March
-    year = era_year + torch.div(shifted, 146097, rounding_mode='floor') * 400
-    january = march_day >= 306  # January and February belong to the next civil year
-    leap = ((year % 4 == 0) & (year % 100 != 0)) | (year % 400 == 0)
-    year_day = torch.where(january, march_day - 306, march_day + 59 + leap.long())
-    return torch.div(year_day, 7, rounding_mode='floor') + 1
-
-
-def encode_time(seconds: Tensor | Sequence[float] | float) -> Tensor:
-    """Code of the acquisition time: sine and cosine of the ISO week and of the hour.
-
-    Args:
-        seconds: (B,) seconds since 1970-01-01 UTC, float64; NaN for unknown.
-
-    Returns:
-        (B, 4) float32 [sin w, cos w, sin h, cos h], w = week·2π/52, h = hour·2π/24, of whole weeks and whole hours,
-        on the device of ``seconds``; zeros where unknown.
-
-    Raises:
-        ValueError: for a half-precision tensor.
-    """
-    if isinstance(seconds, Tensor) and seconds.dtype == torch.float32 and on_host(seconds):
-        warnings.warn('time: float32 holds today only in steps of 128 s; keep timestamps in float64.', stacklevel=2)
-    seconds = _float64('time', seconds)
-    known = torch.isfinite(seconds)
-    seconds = torch.where(known, seconds, 0).floor().long()
-    days = torch.div(seconds, _DAY, rounding_mode='floor')
-    hours = torch.div(seconds - days * _DAY, 3600, rounding_mode='floor')
-    week = _iso_week(days).double() * (2 * math.pi / _WEEKS)
-    hour = hours.double() * (2 * math.pi / 24)
-    code = torch.stack([week.sin(), week.cos(), hour.sin(), hour.cos()], dim=-1)
-    return torch.where(known[:, None], code, 0).float()
-
-
-def encode_latlon(
-    lat: Tensor | Sequence[float] | float, lon: Tensor | Sequence[float] | float, order: LatLonOrder = 'latlon'
-) -> Tensor:
-    """Code of the place: sine and cosine of latitude and longitude.
-
-    The release's own chips were stored with the two under swapped names, so the model may have seen the other order;
-    its inference documents use this one. ``order='lonlat'`` gives the other.
-
-    Args:
-        lat: (B,) degrees north, WGS84; NaN for unknown.
-        lon: (B,) degrees east, WGS84; NaN for unknown.
-        order: ``latlon`` for [sin φ, cos φ, sin λ, cos λ], ``lonlat`` for [sin λ, cos λ, sin φ, cos φ].
-
-    Returns:
-        (B, 4) float32, zeros where either is unknown.
-
-    Raises:
-        ValueError: for unequal lengths, an unknown order, or (on the host) a latitude beyond ±90 or a longitude
-            beyond -180 to 360.
-    """
-    if order not in ('latlon', 'lonlat'):
-        raise ValueError(f"order: expected 'latlon' or 'lonlat', got {order!r}.")
-    lat, lon = _float64('lat', lat), _float64('lon', lon)
-    if lat.shape != lon.shape:
-        raise ValueError(f'Expected as many latitudes as longitudes, got {lat.shape[0]} and {lon.shape[0]}.')
-    _check_range('lat', lat, -90, 90)
-    _check_range('lon', lon, -180, 360)
-    known = torch.isfinite(lat) & torch.isfinite(lon)
-    phi, lam = torch.deg2rad(lat), torch.deg2rad(lon)
-    place = [phi.sin(), phi.cos(), lam.sin(), lam.cos()]
-    code = torch.stack(place if order == 'latlon' else place[2:] + place[:2], dim=-1)
-    return torch.where(known[:, None], code, 0).float()
-
-
-def _check_range(name: str, values: Tensor, low: float, high: float) -> None:
-    """Raise for values outside the range, where they can be looked at; NaN passes."""
-    if not on_host(values):
-        return
-    outside = [v for v in values.tolist() if not (math.isnan(v) or low <= v <= high)]
-    if outside:
-        hint = ' Are latitude and longitude swapped, or is it a projected coordinate?' if name == 'lat' else ''
-        raise ValueError(f'{name}: expected degrees from {low} to {high}, got {outside[0]:g}.{hint}')
+__all__ = ('Conditioning', 'check_batch', 'check_gsd')
 
 
 def check_gsd(gsd: float | Tensor) -> None:
-    """Raise unless the ground sampling distance is positive, where it can be looked at.
+    """Raise unless the ground sampling distance is positive; values on a device are not read.
 
     Args:
         gsd: metres per pixel, a float or (B,).
@@ -154,34 +43,37 @@ def check_gsd(gsd: float | Tensor) -> None:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the model is told about a batch besides its pixels.
+    """What the model is given about a batch besides its pixels.
 
     Attributes:
-        wavelengths: (C,) central wavelengths, µm; None to fall back to the model's ``sensor`` and ``bands``.
-        gsd: metres per pixel, a float or (B,); None likewise.
+        wavelengths: (C,) central wavelengths, µm.
+        gsd: metres per pixel, a float or (B,).
         time: (B, 4) code of :func:`encode_time`; None for unknown.
         latlon: (B, 4) code of :func:`encode_latlon`; None for unknown.
+        checked: whether wavelengths and gsd were checked already, so that no forward looks at them again.
     """
 
     wavelengths: Tensor | None = None
     gsd: float | Tensor | None = None
     time: Tensor | None = None
     latlon: Tensor | None = None
+    checked: bool = False
 
     @classmethod
     def from_batch(cls, batch: Mapping[str, Any], order: LatLonOrder = 'latlon') -> Conditioning:
-        """The conditioning of a batch that follows the contract.
+        """Encode the metadata of a batch that follows the contract.
 
         Args:
             batch: ``wavelength`` (B, C) or (C,) µm and ``res`` (B,) metres per pixel; if known ``lat`` and ``lon`` (B,)
-                degrees and ``time`` (B,) seconds UTC. Checked where it lies on the host; the datamodules call
-                :func:`check_batch` before the transfer, so that a batch on a device needs no look.
-            order: of the place code, see :func:`encode_latlon`.
+                degrees and ``time`` (B,) seconds UTC. The datamodules of this package check a batch before its
+                transfer and then add ``selection``; a batch without that key is checked here, where it is on the host.
+            order: of the place code, as in :func:`encode_latlon`.
 
         Raises:
             ValueError: for whatever :func:`check_batch` refuses.
         """
-        check_batch(batch)
+        if 'selection' not in batch:
+            check_batch(batch)
         wavelengths = batch['wavelength']
         time, lat, lon = batch.get('time'), batch.get('lat'), batch.get('lon')
         return cls(
@@ -189,11 +81,12 @@ class Conditioning:
             gsd=batch['res'].float(),
             time=None if time is None else encode_time(time),
             latlon=None if lat is None or lon is None else encode_latlon(lat, lon, order),
+            checked=True,
         )
 
 
 def check_batch(batch: Mapping[str, Any]) -> None:
-    """Check a batch against the contract, looking at values only where they lie on the host.
+    """Check a batch against the contract; values are read only where they lie on the host.
 
     Args:
         batch: see :meth:`Conditioning.from_batch`.
@@ -234,4 +127,4 @@ def check_batch(batch: Mapping[str, Any]) -> None:
     check_gsd(res)
     for key, low, high in (('lat', -90, 90), ('lon', -180, 360)):
         if (value := batch.get(key)) is not None:
-            _check_range(key, value, low, high)
+            check_range(key, value, low, high)

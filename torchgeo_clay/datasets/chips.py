@@ -21,7 +21,7 @@ import torch
 from torchgeo.datasets import NonGeoDataset
 from torchgeo.datasets.utils import Path, Sample, find_files
 
-from torchgeo_clay.conditioning.contract import LatLonOrder, check_gsd
+from torchgeo_clay.conditioning import LatLonOrder, check_gsd
 from torchgeo_clay.datasets.raster.files import SceneError
 from torchgeo_clay.sensors import Sensor, get_sensor
 

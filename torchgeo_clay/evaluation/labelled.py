@@ -16,7 +16,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchgeo_clay.conditioning.contract import Conditioning, LatLonOrder
+from torchgeo_clay.conditioning import Conditioning, LatLonOrder
 from torchgeo_clay.models import Clay
 
 __all__ = ('Pooling', 'embed_labelled', 'evaluating')

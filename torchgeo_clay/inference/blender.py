@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from torchgeo_clay.conditioning.contract import Conditioning, check_batch
+from torchgeo_clay.conditioning import Conditioning, check_batch
 from torchgeo_clay.datasets import SensorRaster
 from torchgeo_clay.datasets.raster.windows import starts
 from torchgeo_clay.inference.blending import axis_weights

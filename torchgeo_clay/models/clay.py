@@ -1,34 +1,385 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Clay's encoder: a timm vision transformer told wavelengths, ground sampling distance, time and place.
+"""Clay's encoder: a timm vision transformer with a patch embedding made from wavelengths and a position code made
+from ground sampling distance, place and time.
 
-Shapes: B samples, C bands, H × W pixels, h × w patches (L = h·w), D width.
-Source: https://github.com/Clay-foundation/model, release v1.5.
+B samples · C bands · H × W pixels · p × p pixels a patch · h × w patches, row-major (L = h·w) · D width of a token ·
+V width of a wave token.
+Sources: https://github.com/Clay-foundation/model, release v1.5, and DOFA, https://arxiv.org/abs/2403.15356.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from copy import deepcopy
 from types import TracebackType
 from typing import Any
 
 import torch
-from einops import rearrange
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from timm.layers import Attention, LayerNorm, PatchEmbed
+from timm.models import VisionTransformer
+from timm.models.vision_transformer import checkpoint_seq
 from torch import Tensor, nn
 
-from torchgeo_clay.conditioning.contract import Conditioning
-from torchgeo_clay.conditioning.matching import match_images
-from torchgeo_clay.models.folded import FoldedClay
-from torchgeo_clay.models.patch_embed import WavelengthPatchEmbed
-from torchgeo_clay.models.trunk import ClayAttention, ClayNorm, ClayTrunk
+from torchgeo_clay.conditioning import Conditioning, match_images
 from torchgeo_clay.sensors import Sensor, get_sensor
 
-__all__ = ('Clay',)
+__all__ = ('PATCH_SIZE', 'Clay', 'FoldedClay', 'find_clay', 'pad_image')
+
+#: Pixels per side of a patch of the released model and of every builder.
+PATCH_SIZE = 8
+
+#: Of all sine-cosine codes.
+TEMPERATURE = 10000
+
+#: Channels at the end of a position code that hold time (4) and place (4), the same for every patch of a sample.
+METADATA_DIM = 8
+
+#: The release scales every generated kernel (not the bias) by this; the origin is DOFA's code.
+KERNEL_SCALE = 0.02
+
+
+# codes ----------------------------------------------------------------------------------------------------------------
+
+
+def wavelength_code(wavelengths: Tensor, dim: int = 128) -> Tensor:
+    """One-dimensional sine-cosine code of wavelengths.
+
+    Args:
+        wavelengths: (C,) µm.
+        dim: width of the code, even.
+
+    Returns:
+        (C, dim) float32 [sin λω | cos λω], ω_i = 10000^(-i/(dim/2-1)).
+    """
+    omega = torch.arange(dim // 2, device=wavelengths.device) / (dim // 2 - 1)
+    omega = 1.0 / (TEMPERATURE**omega)
+    angles = wavelengths.float()[:, None] * omega
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def grid_code(height: int, width: int, gsd: Tensor, dim: int) -> Tensor:
+    """Two-dimensional sine-cosine code of a patch grid, scaled by the ground sampling distance.
+
+    ω_i = gsd / 10000^(2·u_i/dim), u_i = i/(dim/4-1). The exponent divides by ``dim`` where ``u`` already runs from 0
+    to 1, so all frequencies lie close under ``gsd``: the released weights were trained with it, so it is kept.
+
+    Args:
+        height: rows of the grid.
+        width: columns of the grid.
+        gsd: (G,) metres per pixel; G is 1 for all samples alike, else B.
+        dim: width of the code, a multiple of 4.
+
+    Returns:
+        (G, height·width, dim) float32 [sin xω | cos xω | sin yω | cos yω], x the column, y the row.
+    """
+    assert dim % 4 == 0, dim
+    u = torch.arange(dim // 4, device=gsd.device) / (dim // 4 - 1)
+    omega = 1.0 / (TEMPERATURE ** (2 * u / dim)) * gsd.float()[:, None]
+
+    def axis(n: int) -> Tensor:
+        angles = torch.arange(n, device=gsd.device)[:, None] * omega[:, None, :]
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)  # (G, n, dim/2)
+
+    # sines are taken per row and per column, not per patch: the same numbers, h + w of them instead of h·w
+    x = repeat(axis(width), 'g w d -> g h w d', h=height)
+    y = repeat(axis(height), 'g h d -> g h w d', w=width)
+    return rearrange(torch.cat([x, y], dim=-1), 'g h w d -> g (h w) d')
+
+
+def position_code(
+    height: int, width: int, gsd: Tensor, time: Tensor | None, latlon: Tensor | None, batch: int, dim: int
+) -> Tensor:
+    """Position, time and place of every patch.
+
+    Args:
+        height: rows of the grid.
+        width: columns of the grid.
+        gsd: (1,) or (B,) metres per pixel.
+        time: (B, 4) code of the time; None for unknown (zeros).
+        latlon: (B, 4) code of the place; None for unknown (zeros).
+        batch: B, the number of samples.
+        dim: D, width of the tokens.
+
+    Returns:
+        (B, height·width, D) float32: the grid code of width D-8, then time, then place.
+    """
+    grid = grid_code(height, width, gsd, dim - METADATA_DIM).expand(batch, -1, -1)
+    unknown = gsd.new_zeros((1, METADATA_DIM // 2), dtype=torch.float32)
+    metadata = torch.cat([(unknown if m is None else m.float()).expand(batch, -1) for m in (time, latlon)], dim=-1)
+    return torch.cat([grid, repeat(metadata, 'b d -> b l d', l=height * width)], dim=-1)
+
+
+# patches --------------------------------------------------------------------------------------------------------------
+
+
+def patchify(x: Tensor, patch_size: int) -> Tensor:
+    """Cut images into flattened patches: (B, C, h·p, w·p) → (B, h·w, C·p·p)."""
+    return rearrange(x, 'b c (h p) (w q) -> b (h w) (c p q)', p=patch_size, q=patch_size)
+
+
+def unpatchify(patches: Tensor, height: int, width: int, patch_size: int) -> Tensor:
+    """Put flattened patches back: (B, h·w, C·p·p) → (B, C, h·p, w·p)."""
+    p = patch_size
+    return rearrange(patches, 'b (h w) (c p q) -> b c (h p) (w q)', h=height, w=width, p=p, q=p)
+
+
+def pad_image(x: Tensor, patch_size: int = PATCH_SIZE) -> Tensor:
+    """Complete the last patches of an image by reflection, right and below, so that patches keep their positions.
+
+    No patch without pixels of the image is added, as the encoder would attend to it.
+
+    Args:
+        x: (B, C, H, W).
+        patch_size: pixels a side.
+
+    Returns:
+        (B, C, H', W'), H' and W' the next multiples of the patch size.
+
+    Raises:
+        ValueError: for an image smaller than a patch.
+    """
+    height, width = x.shape[-2:]
+    if height < patch_size or width < patch_size:
+        raise ValueError(
+            f'Expected images of at least one patch, {patch_size} × {patch_size} pixels, got {height} × {width}. Cut '
+            'larger chips, or enlarge the images, with res= divided by the same factor.'
+        )
+    return F.pad(x, (0, -width % patch_size, 0, -height % patch_size), mode='reflect')
+
+
+class WaveKernels(nn.Module):
+    """The network that makes one kernel per band from the wavelengths of all bands together.
+
+    Wave codes pass a residual block, then one post-norm transformer layer together with learned tokens. The output of
+    each band becomes its kernel, that of the bias token the bias. Bands attend to each other, so the kernels of a
+    subset are not those of the full set.
+    """
+
+    def __init__(self, dim: int, patch_size: int, *, bias: bool, wave_dim: int = 128, num_tokens: int = 128) -> None:
+        """Initialize a new WaveKernels instance.
+
+        Args:
+            dim: D, width of the tokens the kernels map to or from.
+            patch_size: p, pixels a side.
+            bias: whether to make a bias of width D too.
+            wave_dim: V, width of a wave token.
+            num_tokens: number of learned weight tokens.
+        """
+        super().__init__()
+        self.wave_dim = wave_dim
+        self.num_tokens = num_tokens
+        self.fc1 = nn.Linear(wave_dim, wave_dim)
+        self.fc2 = nn.Linear(wave_dim, wave_dim)
+        self.weight_tokens = nn.Parameter(torch.empty(num_tokens, wave_dim))
+        self.bias_token = nn.Parameter(torch.empty(1, wave_dim))
+        self.encoder = nn.TransformerEncoderLayer(
+            wave_dim, nhead=4, dim_feedforward=2048, dropout=0.0, activation='gelu', batch_first=True
+        )
+        self.to_kernel = nn.Linear(wave_dim, patch_size**2 * dim)
+        self.to_bias = nn.Linear(wave_dim, dim) if bias else None
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Initialize as the release: Xavier-uniform linears with zero biases, tokens N(0, 0.02²)."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.normal_(self.weight_tokens, std=0.02)
+        nn.init.normal_(self.bias_token, std=0.02)
+
+    def forward(self, wavelengths: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Make the kernels.
+
+        Args:
+            wavelengths: (C,) µm.
+
+        Returns:
+            Kernels (C, p·p·D), scaled, in the layout of whoever uses them, and the bias (D,) or None.
+        """
+        waves = wavelength_code(wavelengths, self.wave_dim).to(self.weight_tokens.dtype)  # (C, V)
+        waves = waves + F.gelu(self.fc2(F.gelu(self.fc1(waves))))
+        tokens = torch.cat([self.weight_tokens, waves, self.bias_token], dim=0)  # (T + C + 1, V)
+        # unbatched on purpose: a batched input would take nn.TransformerEncoderLayer's fast path, 7e-7 off the release
+        out = self.encoder(tokens)
+        bands = slice(self.num_tokens, -1)
+        kernels = self.to_kernel(out[bands] + tokens[bands]) * KERNEL_SCALE
+        return kernels, None if self.to_bias is None else self.to_bias(out[-1])
+
+
+class WavelengthPatchEmbed(nn.Module):
+    """Patch embedding for any bands: a convolution whose kernels are made from their wavelengths.
+
+    It has the interface of :class:`timm.layers.PatchEmbed`. ``conditioning`` is the model's one piece of scoped state,
+    see :meth:`torchgeo_clay.models.Clay.conditioned_on`.
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] | None = 256,
+        patch_size: int = 8,
+        in_chans: int = 0,
+        embed_dim: int = 1024,
+        bias: bool = True,
+        dynamic_img_pad: bool = False,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Initialize a new WavelengthPatchEmbed instance.
+
+        Args:
+            img_size: nominal image size in pixels; any other size is taken too.
+            patch_size: p, pixels a side.
+            in_chans: timm's argument; any number of bands is taken.
+            embed_dim: D, width of the tokens.
+            bias: timm's argument; there is always one.
+            dynamic_img_pad: pad images with zeros, right and below, to a multiple of the patch size instead of
+                refusing them.
+            device: where to make the parameters.
+            dtype: of the parameters.
+        """
+        super().__init__()
+        self.patch_size = (patch_size, patch_size)
+        self.dynamic_img_pad = dynamic_img_pad
+        self.conditioning: Conditioning | None = None
+        self.set_input_size(img_size)
+        self.kernels = WaveKernels(embed_dim, patch_size, bias=True).to(device=device, dtype=dtype)
+
+    def set_input_size(
+        self, img_size: int | tuple[int, int] | None = None, patch_size: tuple[int, int] | None = None
+    ) -> None:
+        """Set the nominal image size, which fixes ``grid_size`` and ``num_patches`` and restricts nothing.
+
+        Raises:
+            ValueError: for another patch size: the kernels are made for 8.
+        """
+        if patch_size is not None and tuple(patch_size) != self.patch_size:
+            raise ValueError(
+                f'Expected patch size {self.patch_size}, which the kernels are made for, got {patch_size}.'
+            )
+        if img_size is not None:
+            self.img_size = (img_size, img_size) if isinstance(img_size, int) else img_size
+            self.grid_size = self.dynamic_feat_size(self.img_size)
+            self.num_patches = self.grid_size[0] * self.grid_size[1]
+
+    def feat_ratio(self, as_scalar: bool = True) -> int | tuple[int, int]:
+        """Pixels per patch and side."""
+        return self.patch_size[0] if as_scalar else self.patch_size
+
+    def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
+        """Patch grid (h, w) of an image of the given height and width."""
+        height, width = img_size
+        p = self.patch_size[0]
+        return (-(-height // p), -(-width // p)) if self.dynamic_img_pad else (height // p, width // p)
+
+    def pad(self, x: Tensor) -> Tensor:
+        """Pad to whole patches where asked, else refuse what is not a multiple.
+
+        Raises:
+            ValueError: for a height or width that is zero or not a multiple of the patch size.
+        """
+        height, width = x.shape[-2:]
+        p = self.patch_size[0]
+        if height % p == 0 and width % p == 0 and height and width:
+            return x
+        if not self.dynamic_img_pad or not height or not width:
+            raise ValueError(
+                f'Expected height and width in multiples of {p} pixels, got {height} × {width}. Crop or pad the image, '
+                'or build the model with dynamic_img_pad=True, which pads with zeros right and below.'
+            )
+        return F.pad(x, (0, -width % p, 0, -height % p))
+
+    def convolution(self, wavelengths: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Kernels (D, C, p, p) and bias (D,) of the convolution for wavelengths (C,) µm."""
+        kernels, bias = self.kernels(wavelengths)
+        return rearrange(kernels, 'c (d p q) -> d c p q', p=self.patch_size[0], q=self.patch_size[1]), bias
+
+    def forward(self, x: Tensor, wavelengths: Tensor | None = None) -> Tensor:
+        """Embed every patch.
+
+        Args:
+            x: (B, C, H, W) normalized.
+            wavelengths: (C,) µm; None to take those of ``conditioning``.
+
+        Returns:
+            (B, h, w, D), so that the grid, square or not, reaches the position code.
+        """
+        if wavelengths is None:
+            assert self.conditioning is not None, 'Clay resolves the conditioning before it calls the patch embedding'
+            wavelengths = self.conditioning.wavelengths
+        assert wavelengths is not None
+        kernels, bias = self.convolution(wavelengths)
+        return rearrange(F.conv2d(self.pad(x), kernels, bias, stride=self.patch_size), 'b d h w -> b h w d')
+
+    def embed_patches(self, patches: Tensor, wavelengths: Tensor) -> Tensor:
+        """Embed some patches only, as the masked autoencoder does with the visible ones.
+
+        Args:
+            patches: (B, N, C·p·p) of :func:`patchify`, normalized.
+            wavelengths: (C,) µm.
+
+        Returns:
+            (B, N, D).
+        """
+        kernels, bias = self.kernels(wavelengths)
+        kernels = rearrange(kernels, 'c (d p q) -> d (c p q)', p=self.patch_size[0], q=self.patch_size[1])
+        return F.linear(patches, kernels, bias)
+
+
+# the encoder ----------------------------------------------------------------------------------------------------------
+
+
+class ClayAttention(Attention):
+    """timm's attention without bias in the output projection (timm's blocks tie that bias to the MLP's)."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Initialize as timm's attention, whatever ``proj_bias`` says."""
+        super().__init__(*args, **kwargs | {'proj_bias': False})
+
+
+class ClayNorm(LayerNorm):
+    """Layer norm with the release's epsilon of 1e-5 (timm's own default is 1e-6)."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Initialize as timm's layer norm."""
+        super().__init__(*args, **{'eps': 1e-5} | kwargs)
+
+
+class ClayTrunk(VisionTransformer):
+    """A timm vision transformer whose patches get Clay's position code: what Clay and its folded form share."""
+
+    cls_token: nn.Parameter
+
+    def position_code(self, grid: tuple[int, int], batch: int, conditioning: Conditioning) -> Tensor:
+        """Position, time and place of each patch of an (h, w) grid: (B, L, D), in the weights' dtype."""
+        gsd, time, latlon = conditioning.gsd, conditioning.time, conditioning.latlon
+        assert isinstance(gsd, Tensor)
+        return position_code(*grid, gsd, time, latlon, batch, self.embed_dim).to(self.cls_token.dtype)
+
+    def prepend_class_token(self, patches: Tensor) -> Tensor:
+        """Put the class token, which has no position code, before the patches: (B, N, D) → (B, 1 + N, D)."""
+        return torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1)
+
+    def add_position(self, patches: Tensor, conditioning: Conditioning) -> Tensor:
+        """Add the position code to a grid of patches, and the class token: (B, h, w, D) → (B, 1 + L, D)."""
+        batch, height, width, _ = patches.shape
+        code = self.position_code((height, width), batch, conditioning)
+        return self.pos_drop(self.prepend_class_token(rearrange(patches, 'b h w d -> b (h w) d') + code))
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """Run the blocks and the final norm: (B, N, D) → (B, N, D)."""
+        tokens = self.norm_pre(self.patch_drop(tokens))
+        tokens = checkpoint_seq(self.blocks, tokens) if self.grad_checkpointing else self.blocks(tokens)
+        return self.norm(tokens)
 
 
 class _Scope:
-    """Sets a patch embedding's conditioning for the length of a ``with`` block; a class, as torch.compile takes it."""
+    """Set a patch embedding's conditioning inside a ``with`` block; a class, as torch.compile traces it."""
 
     def __init__(self, patch_embed: WavelengthPatchEmbed, conditioning: Conditioning | None) -> None:
         self.patch_embed = patch_embed
@@ -44,12 +395,25 @@ class _Scope:
         self.patch_embed.conditioning = self.outer
 
 
+#: Arguments of timm's vision transformer that Clay cannot honor, and why.
+_REFUSED = {
+    'in_chans': 'the number of channels is that of the wavelengths of each call. Leave it out',
+    'dynamic_img_size': 'images of any size are taken. Leave it out; dynamic_img_pad=True pads to whole patches',
+    'pos_embed': 'the position code is made from GSD, place and time. Leave it out',
+    'class_token': 'the embedding is the class token. Leave it out; global_pool="avg" pools the patches instead',
+    'reg_tokens': 'the released encoder has none. Leave it out',
+    'no_embed_class': 'the class token has no position code. Leave it out',
+    'weight_init': 'weights are initialized as the release does it. Leave it out',
+    'embed_layer': 'the patch embedding is made from wavelengths. Leave it out',
+}
+
+
 class Clay(ClayTrunk):
     """Clay's encoder.
 
-    Everything a timm vision transformer has works here: ``forward_intermediates``, ``reset_classifier``,
-    ``group_matcher``, ``set_grad_checkpointing``, ... The class token gets no position code. The embedding of a chip is
-    the class token after the final norm, which is what ``forward`` returns for ``num_classes=0``.
+    Everything of a timm vision transformer works: ``forward_intermediates``, ``reset_classifier``, ``group_matcher``,
+    ``set_grad_checkpointing``, … The embedding of a chip is the class token after the final norm, which ``forward``
+    returns for ``num_classes=0``.
     """
 
     patch_embed: WavelengthPatchEmbed
@@ -61,14 +425,12 @@ class Clay(ClayTrunk):
         depth: int,
         num_heads: int,
         mlp_ratio: float,
-        patch_size: int = 8,
+        patch_size: int = PATCH_SIZE,
         img_size: int | tuple[int, int] = 256,
         num_classes: int = 0,
-        sensor: str | os.PathLike[str] | Sensor | None = None,
-        bands: Sequence[str] | None = None,
         **vit_kwargs: Any,
     ) -> None:
-        """Initialize the encoder.
+        """Initialize a new Clay instance.
 
         Args:
             embed_dim: D, width of the tokens.
@@ -78,19 +440,14 @@ class Clay(ClayTrunk):
             patch_size: pixels a side.
             img_size: nominal image size; any other is taken too.
             num_classes: size of the linear head; 0 for none.
-            sensor: where a call names no wavelengths or no gsd, they are taken from this sensor.
-            bands: the sensor's bands that make the channels, in order; None for all.
             **vit_kwargs: passed to :class:`timm.models.VisionTransformer`, such as ``dynamic_img_pad``,
                 ``drop_path_rate`` or ``global_pool``.
 
         Raises:
-            ValueError: for an unknown sensor or band, or bands without a sensor.
+            TypeError: for an argument of timm's that cannot be honored, such as ``in_chans``.
         """
-        if bands is not None and sensor is None:
-            raise ValueError(f'bands={list(bands)} need a sensor to look them up in: give sensor= too.')
-        # any size is taken anyway, and the number of channels is that of the wavelengths
-        for key in ('dynamic_img_size', 'in_chans', 'weight_init'):
-            vit_kwargs.pop(key, None)
+        for name in _REFUSED.keys() & vit_kwargs:
+            raise TypeError(f'Clay does not take {name}={vit_kwargs[name]!r}: {_REFUSED[name]}.')
         released: dict[str, Any] = {
             'qkv_bias': False,
             'pos_embed': 'none',
@@ -111,13 +468,9 @@ class Clay(ClayTrunk):
             **released | vit_kwargs,
         )
         nn.init.normal_(self.cls_token, std=0.02)
-        self.sensor = None if sensor is None else get_sensor(sensor).select(bands)
-        fallback = None if self.sensor is None else torch.tensor(self.sensor.wavelengths, device='cpu')
-        self.register_buffer('sensor_wavelengths', fallback, persistent=False)
-        self.sensor_wavelengths: Tensor | None
 
     def conditioned_on(self, conditioning: Conditioning | None) -> _Scope:
-        """Tell stock code's ``model(x)`` about the batch: the package's one place of scoped state.
+        """Give stock code's ``model(x)`` the metadata of the batch: the package's one place of scoped state.
 
         Example::
 
@@ -125,7 +478,7 @@ class Clay(ClayTrunk):
                 logits = model(batch['image'])
 
         Args:
-            conditioning: what a call inside the block takes for arguments it was not given; None for nothing.
+            conditioning: used inside the block for arguments that a call does not give; None for nothing.
 
         Returns:
             A context manager, which restores the former state also when an exception leaves the block.
@@ -143,17 +496,18 @@ class Clay(ClayTrunk):
         """Embed or classify images.
 
         Args:
-            x: (B, C, H, W) normalised, as (pixel - mean) / std of the sensor.
-            wavelengths: (C,) µm; None to take the scope's, or the sensor's.
-            gsd: metres per pixel of these images, a float or (B,); None likewise.
-            time: (B, 4) code of :func:`torchgeo_clay.conditioning.encode_time`; None for unknown.
-            latlon: (B, 4) code of :func:`torchgeo_clay.conditioning.encode_latlon`; None for unknown.
+            x: (B, C, H, W) normalized, as (pixel - mean) / std of the sensor.
+            wavelengths: (C,) µm; None to take the scope's.
+            gsd: metres per pixel of these images, a float or (B,); None to take the scope's.
+            time: (B, 4) code of :func:`torchgeo_clay.conditioning.encode_time`; None for the scope's, else unknown.
+            latlon: (B, 4) code of :func:`torchgeo_clay.conditioning.encode_latlon`; None likewise.
 
         Returns:
             (B, D) class token after the final norm for ``num_classes=0``, else (B, num_classes) logits.
 
         Raises:
-            ValueError: see :meth:`resolve`, and for sizes that are not a multiple of the patch size.
+            ValueError: for what :func:`torchgeo_clay.conditioning.match_images` refuses, and for sizes that are not a
+                multiple of the patch size.
         """
         return self.forward_head(self.forward_features(x, wavelengths, gsd, time, latlon))
 
@@ -165,17 +519,9 @@ class Clay(ClayTrunk):
         time: Tensor | None = None,
         latlon: Tensor | None = None,
     ) -> Tensor:
-        """All tokens after the final norm.
+        """Compute all tokens after the final norm, the class token first: (B, 1 + L, D).
 
-        Args:
-            x: see :meth:`forward`, as for the other arguments.
-            wavelengths: see :meth:`forward`.
-            gsd: see :meth:`forward`.
-            time: see :meth:`forward`.
-            latlon: see :meth:`forward`.
-
-        Returns:
-            (B, 1 + L, D), the class token first.
+        Arguments as :meth:`forward`.
         """
         with self.conditioned_on(self.resolve(x, wavelengths, gsd, time, latlon)):
             return self.encode(self._pos_embed(self.patch_embed(x)))
@@ -190,83 +536,38 @@ class Clay(ClayTrunk):
         latlon: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Features of several blocks, as timm's method of that name gives them.
+        """Compute features of several blocks, as timm's method of that name.
 
-        Args:
-            x: see :meth:`forward`, as for wavelengths, gsd, time and latlon.
-            *args: passed to timm's method.
-            wavelengths: see :meth:`forward`.
-            gsd: see :meth:`forward`.
-            time: see :meth:`forward`.
-            latlon: see :meth:`forward`.
-            **kwargs: passed to timm's method.
-
-        Returns:
-            See :meth:`timm.models.VisionTransformer.forward_intermediates`.
+        Arguments as :meth:`forward`, the others as :meth:`timm.models.VisionTransformer.forward_intermediates`.
         """
         with self.conditioned_on(self.resolve(x, wavelengths, gsd, time, latlon)):
             return super().forward_intermediates(x, *args, **kwargs)
 
     def _pos_embed(self, x: Tensor) -> Tensor:
-        """Add the position code to the patches and put the class token first: (B, h, w, D) → (B, 1 + L, D)."""
-        conditioning = self.patch_embed.conditioning
-        assert conditioning is not None
-        code = self.position_code((x.shape[1], x.shape[2]), x.shape[0], conditioning)
-        return self.pos_drop(self.prepend_class_token(rearrange(x, 'b h w d -> b (h w) d') + code))
+        """Override of timm's hook: (B, h, w, D) → (B, 1 + L, D)."""
+        assert self.patch_embed.conditioning is not None
+        return self.add_position(x, self.patch_embed.conditioning)
 
     def resolve(
         self,
         x: Tensor,
-        wavelengths: Tensor | Sequence[float] | None,
-        gsd: float | Tensor | None,
-        time: Tensor | None,
-        latlon: Tensor | None,
+        wavelengths: Tensor | Sequence[float] | None = None,
+        gsd: float | Tensor | None = None,
+        time: Tensor | None = None,
+        latlon: Tensor | None = None,
     ) -> Conditioning:
-        """What the images are conditioned on: the arguments, else the scope, else the model's sensor.
+        """Return the conditioning of a call: its arguments, else the scope's.
 
-        Args:
-            x: (B, C, H, W).
-            wavelengths: see :meth:`forward`.
-            gsd: see :meth:`forward`.
-            time: see :meth:`forward`.
-            latlon: see :meth:`forward`.
-
-        Returns:
-            A conditioning whose wavelengths are (C,) and whose gsd is (1,) or (B,), on the device of the images.
-
-        Raises:
-            ValueError: where wavelengths or gsd are known from nowhere, lengths do not fit the images, a tensor lies
-                on another device, values are not in µm or not positive, or the image has integer values.
+        Arguments and errors as :func:`torchgeo_clay.conditioning.match_images`.
         """
-        scope = self.patch_embed.conditioning or Conditioning()
-        wavelengths = scope.wavelengths if wavelengths is None else wavelengths
-        wavelengths = self.sensor_wavelengths if wavelengths is None else wavelengths
-        gsd = scope.gsd if gsd is None else gsd
-        gsd = self.sensor.gsd if gsd is None and self.sensor is not None else gsd
-        if wavelengths is None or gsd is None:
-            missing, example = ('wavelengths', '[0.665, 0.56, 0.493]') if wavelengths is None else ('gsd', '10.0')
-            raise ValueError(
-                f'{missing} of the images are not known. Give {missing}={example}, run the model inside '
-                'conditioned_on(Conditioning.from_batch(batch)), or build it with sensor=. In a stock TorchGeo task, '
-                'add torchgeo_clay.callbacks.SensorMetadata to the callbacks.'
-            )
-        return match_images(
-            x,
-            wavelengths,
-            gsd,
-            scope.time if time is None else time,
-            scope.latlon if latlon is None else latlon,
-        )
+        return match_images(x, wavelengths, gsd, time, latlon, self.patch_embed.conditioning)
 
-    def fold(
-        self, sensor: str | os.PathLike[str] | Sensor, bands: Sequence[str] | None = None, *, copy: bool = True
-    ) -> FoldedClay:
-        """The same encoder for one sensor only: kernels made once, an ordinary convolution in their place.
+    def fold(self, sensor: str | os.PathLike[str] | Sensor, bands: Sequence[str] | None = None) -> FoldedClay:
+        """Make the kernels of one sensor once and put an ordinary convolution in their place.
 
         Args:
             sensor: the sensor whose images it will take.
             bands: its bands that make the channels, in order; None for all.
-            copy: whether the blocks and the head are copied; otherwise they are shared with this model.
 
         Returns:
             A plain vision transformer with equal outputs, in eval mode, which ``torch.export`` takes.
@@ -277,9 +578,128 @@ class Clay(ClayTrunk):
         wavelengths = torch.tensor(get_sensor(sensor).select(bands).wavelengths, device=self.cls_token.device)
         with torch.no_grad(), torch.autocast(wavelengths.device.type, enabled=False):
             kernels, bias = self.patch_embed.convolution(wavelengths)
-        return FoldedClay(self, wavelengths, kernels, bias, copy=copy).eval()
+        return FoldedClay(self, wavelengths, kernels, bias).eval()
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """Parameters that are tokens."""
+        """Parameters excluded from weight decay."""
         return {'cls_token', 'patch_embed.kernels.weight_tokens', 'patch_embed.kernels.bias_token'}
+
+
+class FoldedClay(ClayTrunk):
+    """Clay for one sensor, without the network that makes kernels; see :meth:`Clay.fold`.
+
+    GSD, time and place stay inputs. ``torch.export`` takes it, with a batch of any size::
+
+        folded = clay.fold('sentinel-2-l2a')
+        batch = torch.export.Dim('batch')
+        program = torch.export.export(
+            folded, (x, gsd, time, latlon), dynamic_shapes=({0: batch}, {0: batch}, {0: batch}, {0: batch})
+        )
+    """
+
+    def __init__(self, model: Clay, wavelengths: Tensor, kernels: Tensor, bias: Tensor | None) -> None:
+        """Initialize a new FoldedClay instance.
+
+        Args:
+            model: the encoder, whose blocks, norms and head are shared.
+            wavelengths: (C,) µm, of the channels.
+            kernels: (D, C, p, p) of the convolution.
+            bias: (D,).
+        """
+        dim, channels, patch_size, _ = kernels.shape
+        super().__init__(
+            img_size=model.patch_embed.img_size,
+            patch_size=patch_size,
+            in_chans=channels,
+            num_classes=0,
+            embed_dim=dim,
+            depth=0,  # the blocks are the encoder's, below
+            global_pool=model.global_pool,
+            pos_embed='none',
+            dynamic_img_size=True,
+            dynamic_img_pad=model.patch_embed.dynamic_img_pad,
+            embed_layer=PatchEmbed,
+            weight_init='skip',
+            device=kernels.device,
+            dtype=kernels.dtype,
+        )
+        self.patch_embed.proj.weight = nn.Parameter(kernels.detach().clone())
+        self.patch_embed.proj.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        for name, part in model.named_children():
+            if name != 'patch_embed':
+                setattr(self, name, deepcopy(part))
+        self.cls_token = deepcopy(model.cls_token)
+        self.num_classes, self.feature_info = model.num_classes, model.feature_info
+        self.pool_include_prefix = model.pool_include_prefix
+        self.register_buffer('wavelengths', wavelengths, persistent=False)
+        self.wavelengths: Tensor
+        self.conditioning: Conditioning | None = None
+
+    # gsd has no default, which timm's signatures would ask for
+    def forward(  # type: ignore[override]
+        self, x: Tensor, gsd: float | Tensor, time: Tensor | None = None, latlon: Tensor | None = None
+    ) -> Tensor:
+        """Embed or classify images of the sensor.
+
+        Args:
+            x: (B, C, H, W) normalized, with the bands it was folded for.
+            gsd: metres per pixel of these images, a float or (B,).
+            time: (B, 4) code of :func:`torchgeo_clay.conditioning.encode_time`; None for unknown.
+            latlon: (B, 4) code of :func:`torchgeo_clay.conditioning.encode_latlon`; None for unknown.
+
+        Returns:
+            (B, D) class token after the final norm for ``num_classes=0``, else (B, num_classes) logits.
+
+        Raises:
+            ValueError: for another number of channels, sizes that are not a multiple of the patch size, and what
+                :func:`torchgeo_clay.conditioning.match_images` refuses.
+        """
+        return self.forward_head(self.forward_features(x, gsd, time, latlon))
+
+    def forward_features(  # type: ignore[override]
+        self, x: Tensor, gsd: float | Tensor, time: Tensor | None = None, latlon: Tensor | None = None
+    ) -> Tensor:
+        """Compute all tokens after the final norm, the class token first: (B, 1 + L, D). Arguments as :meth:`forward`."""
+        conditioning = self._match(x, gsd, time, latlon)
+        return self.encode(self.add_position(self.patch_embed(x), conditioning))
+
+    def forward_intermediates(  # type: ignore[override]
+        self,
+        x: Tensor,
+        *args: Any,
+        gsd: float | Tensor,
+        time: Tensor | None = None,
+        latlon: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Compute features of several blocks, as timm's method of that name. Arguments as :meth:`forward`."""
+        self.conditioning = self._match(x, gsd, time, latlon)
+        try:
+            return super().forward_intermediates(x, *args, **kwargs)
+        finally:
+            self.conditioning = None
+
+    def _match(self, x: Tensor, gsd: float | Tensor, time: Tensor | None, latlon: Tensor | None) -> Conditioning:
+        """Match the metadata with the images, which must be of whole patches unless they are padded."""
+        p = self.patch_embed.patch_size[0]
+        if not self.patch_embed.dynamic_img_pad and (x.shape[-2] % p or x.shape[-1] % p):
+            raise ValueError(f'Expected height and width in multiples of {p} pixels, got {tuple(x.shape[-2:])}.')
+        return match_images(x, self.wavelengths, gsd, time, latlon)
+
+    def _pos_embed(self, x: Tensor) -> Tensor:
+        """Override of timm's hook, which its ``forward_intermediates`` calls: (B, h, w, D) → (B, 1 + L, D)."""
+        assert self.conditioning is not None
+        return self.add_position(x, self.conditioning)
+
+
+def find_clay(module: nn.Module) -> list[Clay]:
+    """Find every Clay that a module contains, itself included.
+
+    Args:
+        module: any module, such as a decoder of segmentation_models_pytorch or a Lightning task.
+
+    Returns:
+        The encoders, each once, in the order of registration; empty if there are none.
+    """
+    return [m for m in module.modules() if isinstance(m, Clay)]

@@ -8,7 +8,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from torchgeo_clay.conditioning.contract import Conditioning
+from torchgeo_clay.conditioning import Conditioning
 from torchgeo_clay.models.masking import Masking, take
 from torchgeo_clay.models.patch_embed import PixelHead
 from torchgeo_clay.models.position import position_code

@@ -14,7 +14,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from torchgeo_clay.conditioning.contract import Conditioning
+from torchgeo_clay.conditioning import Conditioning
 from torchgeo_clay.models.clay import Clay
 from torchgeo_clay.models.decoder import ClayDecoder
 from torchgeo_clay.models.losses import masked_l1, representation_loss

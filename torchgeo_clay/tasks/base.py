@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchgeo.tasks import BaseTask
 
-from torchgeo_clay.conditioning.contract import Conditioning, on_host
-from torchgeo_clay.conditioning.dates import told_conditioning
+from torchgeo_clay.conditioning import Conditioning, on_host
+from torchgeo_clay.conditioning import task_conditioning
 from torchgeo_clay.models import CheckpointError, Clay, builders, save_encoder
 from torchgeo_clay.models.decoders import DenseClay
 from torchgeo_clay.models.freezing import eval_frozen, freeze_encoder
@@ -144,9 +144,9 @@ class ClayTask(BaseTask):
                 ``lon`` and ``time`` may be (B, T), and the answer is of B·T images.
 
         Raises:
-            ValueError: see :func:`~torchgeo_clay.conditioning.batch.batch_conditioning`.
+            ValueError: see :func:`~torchgeo_clay.conditioning.batch_conditioning`.
         """
-        return told_conditioning(batch, self.clay.patch_embed.conditioning, self.sees_dates)
+        return task_conditioning(batch, self.clay.patch_embed.conditioning, self.sees_dates)
 
     def check_labels(self, batch: Mapping[str, Any]) -> None:
         """Raise for labels that are no class, before a loss on a device stops at an assertion that names none.

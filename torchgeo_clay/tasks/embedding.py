@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchgeo.tasks import BaseTask
 
-from torchgeo_clay.conditioning.contract import Conditioning, LatLonOrder
-from torchgeo_clay.conditioning.selected import sensor_of
+from torchgeo_clay.conditioning import Conditioning, LatLonOrder
+from torchgeo_clay.conditioning import batch_sensor
 from torchgeo_clay.models import Clay, FoldedClay, builders
 from torchgeo_clay.models.casting import cast_copy, cast_matmuls
 from torchgeo_clay.models.weights.released import choose
@@ -85,7 +85,7 @@ class ClayEmbedding(BaseTask):
 
         Args:
             batch: normalised ``image`` (B, C, H, W), ``valid`` (B, 1, H, W), ``sensor``, and the metadata of
-                :meth:`torchgeo_clay.conditioning.contract.Conditioning.from_batch`.
+                :meth:`torchgeo_clay.conditioning.Conditioning.from_batch`.
 
         Returns:
             (B, D), or (B, h, w, D) for ``pooling='patches'``; float32.
@@ -108,7 +108,7 @@ class ClayEmbedding(BaseTask):
         """The encoder folded for a batch's sensor; its blocks are those of the model."""
         name = batch['sensor']
         if name not in self._folded:
-            sensor = sensor_of(self, batch)
+            sensor = batch_sensor(batch)
             told, waves = batch['wavelength'][0].tolist(), sensor.wavelengths  # looked at once per sensor
             if any(abs(a - b) > 1e-4 for a, b in zip(told, waves, strict=True)):
                 raise ValueError(

@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 import torchgeo_clay.models
-from torchgeo_clay.conditioning.contract import Conditioning, LatLonOrder
-from torchgeo_clay.conditioning.selected import sensor_of
+from torchgeo_clay.conditioning import Conditioning, LatLonOrder
+from torchgeo_clay.conditioning import batch_sensor
 from torchgeo_clay.models import ClayMAE, MAEOutput
 from torchgeo_clay.models.teacher import teacher_rgb
 from torchgeo_clay.tasks.optim import cosine, published
@@ -157,7 +157,7 @@ class ClayPretraining(TaughtTask):
         Returns:
             Losses, prediction and mask.
         """
-        sensor = sensor_of(self, batch)
+        sensor = batch_sensor(batch)
         conditioning = Conditioning.from_batch(batch, self.hparams['latlon_order'])
         output: MAEOutput = self(
             batch['image'],

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from torchgeo.datasets import RasterDataset, stack_samples
 from torchgeo.samplers import GriddedPatchSampler, RandomPatchSampler
 
-from torchgeo_clay.conditioning.contract import Conditioning
+from torchgeo_clay.conditioning import Conditioning
 from torchgeo_clay.datasets import SceneError, SensorRaster
 from torchgeo_clay.sensors import SENSORS, get_sensor
 

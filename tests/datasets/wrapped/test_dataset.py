@@ -19,7 +19,7 @@ from torchgeo.datasets import EuroSAT, NonGeoDataset, RasterDataset
 from torchgeo.datasets.utils import stack_samples
 from torchgeo.samplers import GriddedPatchSampler
 
-from torchgeo_clay.conditioning.contract import Conditioning
+from torchgeo_clay.conditioning import Conditioning
 from torchgeo_clay.datasets import SensorDataset
 from torchgeo_clay.datasets.wrapped.own import own_sensor
 from torchgeo_clay.sensors import Band, Sensor, get_sensor

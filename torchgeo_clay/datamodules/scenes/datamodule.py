@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torchgeo.datamodules import BaseDataModule
 
-from torchgeo_clay.conditioning.contract import check_batch
+from torchgeo_clay.conditioning import check_batch
 from torchgeo_clay.datamodules.arguments import check_at_least, check_precision
 from torchgeo_clay.datamodules.scenes.batches import BatchLoader, ChipBatches
 from torchgeo_clay.datamodules.scenes.work import Unit, batches, plan_units

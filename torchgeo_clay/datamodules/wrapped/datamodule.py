@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchgeo.datamodules import BaseDataModule
 
-from torchgeo_clay.conditioning.contract import check_batch
+from torchgeo_clay.conditioning import check_batch
 from torchgeo_clay.datamodules.arguments import check_precision
 from torchgeo_clay.datamodules.pretrain.dataset import MODEL_PATCH
 from torchgeo_clay.datamodules.wrapped.loader import with_dataset

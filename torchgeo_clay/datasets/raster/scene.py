@@ -16,7 +16,7 @@ from rasterio import Affine
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import DatasetReader
 
-from torchgeo_clay.conditioning.contract import check_gsd
+from torchgeo_clay.conditioning import check_gsd
 from torchgeo_clay.datasets.raster.bands import match_bands
 from torchgeo_clay.datasets.raster.dates import UNKNOWN, Acquisition, acquisition, parse_time
 from torchgeo_clay.datasets.raster.files import SceneError, open_raster, printable

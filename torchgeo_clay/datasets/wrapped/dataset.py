@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchgeo.datasets.utils import Sample
 
-from torchgeo_clay.conditioning.contract import check_gsd
+from torchgeo_clay.conditioning import check_gsd
 from torchgeo_clay.datasets.wrapped.channels import (
     Selection,
     channels_of,
