@@ -38,7 +38,7 @@ from torchgeo_clay.conditioning import Conditioning
 from torchgeo_clay.datamodules import SceneDataModule
 from torchgeo_clay.datasets import SensorRaster
 from torchgeo_clay.evaluation import as_embeddings
-from torchgeo_clay.models.masking import Masking
+from torchgeo_clay.models.mae import Masking
 from torchgeo_clay.sensors import Sensor
 from torchgeo_clay.sensors.normalization import normalize
 from torchgeo_clay.tasks import ClayEmbedding, ClayPretraining

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchgeo_clay.conditioning import Conditioning
+from torchgeo_clay.models.clay import find_clay
 from torchgeo_clay.models.decoders import DECODERS, DenseClay
-from torchgeo_clay.models.scope import find_clay
 
 MODEL, SIZE, CROP = 'clay_tiny_patch8', 192, slice(64, 128)
 

@@ -17,8 +17,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from torchgeo_clay.conditioning import encode_latlon, encode_time
 from torchgeo_clay.models import clay_mae_tiny_patch8, clay_tiny_patch8
-from torchgeo_clay.models.patch_embed import WaveKernels
-from torchgeo_clay.models.position import position_code
+from torchgeo_clay.models.clay import WaveKernels, position_code
 from torchgeo_clay.sensors import get_sensor
 
 CPU = torch.device('cpu')

@@ -15,8 +15,7 @@ from torch.utils.data import DataLoader
 from torchgeo.tasks import ChangeDetection
 
 from torchgeo_clay.callbacks import SensorMetadata
-from torchgeo_clay.conditioning import batch_conditioning
-from torchgeo_clay.conditioning import Conditioning, encode_latlon, encode_time
+from torchgeo_clay.conditioning import Conditioning, batch_conditioning, encode_latlon, encode_time
 from torchgeo_clay.models import Clay
 from torchgeo_clay.sensors import get_sensor
 

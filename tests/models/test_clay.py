@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchgeo_clay.conditioning import Conditioning
 from torchgeo_clay.models import Clay, clay_tiny_patch8
-from torchgeo_clay.models.position import grid_code
+from torchgeo_clay.models.clay import grid_code
 from torchgeo_clay.sensors import SENSORS
 
 NAIP = torch.tensor(SENSORS['naip'].wavelengths)
@@ -102,20 +102,11 @@ def test_padding_where_asked(model: Clay) -> None:
     assert features[0].shape == (1, 192, 4, 3)
 
 
-def test_sensor_and_bands_are_the_fallback(model: Clay) -> None:
-    told = clay_tiny_patch8(sensor='naip', bands=['NIR', 'R']).eval()
-    told.load_state_dict(model.state_dict())
-    x = images(1, 2, 16, 16)
-    assert torch.equal(told(x), model(x, NAIP[[3, 0]], 1.0))
-    assert torch.equal(told(x, gsd=0.6), model(x, NAIP[[3, 0]], 0.6))
-    assert torch.equal(told(x, NAIP[:2]), model(x, NAIP[:2], 1.0))
-
-
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ({}, 'wavelengths of the images are not known'),
-        ({'wavelengths': NAIP}, 'gsd of the images are not known'),
+        ({}, 'wavelengths of the images are unknown'),
+        ({'wavelengths': NAIP}, 'gsd of the images are unknown'),
         ({'wavelengths': NAIP * 1000, 'gsd': 1.0}, 'nanometres'),
         ({'wavelengths': [650, 560, 480, 842], 'gsd': 1.0}, 'nanometres'),
         ({'wavelengths': [3.5, 55500.0, 1.0, 2.0], 'gsd': 1.0}, 'VV as 3.5'),
@@ -139,15 +130,16 @@ def test_wrong_conditioning_is_refused(model: Clay, arguments: dict, message: st
 
 
 def test_raw_integers_are_refused(model: Clay) -> None:
-    with pytest.raises(ValueError, match='Normalise with'):
+    with pytest.raises(ValueError, match='Normalize with'):
         model(torch.zeros(1, 4, 16, 16, dtype=torch.uint8), NAIP, 1.0)
 
 
-def test_bands_need_a_sensor() -> None:
-    with pytest.raises(ValueError, match='give sensor='):
-        clay_tiny_patch8(bands=['red'])
-    with pytest.raises(ValueError, match='Did you mean'):
-        clay_tiny_patch8(sensor='naip', bands=['redd'])
+@pytest.mark.parametrize(
+    'argument', [{'in_chans': 4}, {'dynamic_img_size': False}, {'class_token': False}, {'sensor': 'naip'}]
+)
+def test_arguments_that_cannot_be_honored_are_refused(argument: dict) -> None:
+    with pytest.raises(TypeError, match=next(iter(argument))):
+        clay_tiny_patch8(**argument)
 
 
 def test_conditioned_on(model: Clay) -> None:
@@ -161,7 +153,7 @@ def test_conditioned_on(model: Clay) -> None:
         with model.conditioned_on(Conditioning(NAIP, 5.0)):
             assert torch.equal(model(x), model(x, NAIP, 5.0, torch.zeros(2, 4), torch.zeros(2, 4)))
         assert torch.equal(model(x), expected)
-    with pytest.raises(ValueError, match='not known'):
+    with pytest.raises(ValueError, match='unknown'):
         model(x)
 
 
@@ -175,28 +167,28 @@ def test_the_scope_ends_with_an_exception(model: Clay) -> None:
         _leave_by_error(model)
     with pytest.raises(ValueError, match='multiples'):
         model(images(1, 4, 9, 9), NAIP, 1.0)
-    with pytest.raises(ValueError, match='not known'):
+    with pytest.raises(ValueError, match='unknown'):
         model(images(1, 4, 16, 16))
 
 
 def test_a_copy_has_a_scope_of_its_own(model: Clay) -> None:
     other = copy.deepcopy(model)
-    with model.conditioned_on(Conditioning(NAIP, 1.0)), pytest.raises(ValueError, match='not known'):
+    with model.conditioned_on(Conditioning(NAIP, 1.0)), pytest.raises(ValueError, match='unknown'):
         other(images(1, 4, 16, 16))
 
 
 def test_timm_interface() -> None:
-    model = clay_tiny_patch8(num_classes=5, sensor='naip').eval()
-    x = images(2, 4, 16, 24)
-    assert model(x).shape == (2, 5)
+    model = clay_tiny_patch8(num_classes=5).eval()
+    x, given = images(2, 4, 16, 24), {'wavelengths': NAIP, 'gsd': 1.0}
+    assert model(x, **given).shape == (2, 5)
     assert model.get_classifier().out_features == 5
     assert model.num_prefix_tokens == 1
     model.reset_classifier(3)
-    assert model(x).shape == (2, 3)
-    final, features = model.forward_intermediates(x, indices=[1, 5], norm=True)
+    assert model(x, **given).shape == (2, 3)
+    final, features = model.forward_intermediates(x, indices=[1, 5], norm=True, **given)
     assert [f.shape for f in features] == [(2, 192, 2, 3)] * 2
-    assert torch.equal(features[1].flatten(2).transpose(1, 2), model.forward_features(x)[:, 1:])
-    assert torch.equal(final, model.forward_features(x))
+    assert torch.equal(features[1].flatten(2).transpose(1, 2), model.forward_features(x, **given)[:, 1:])
+    assert torch.equal(final, model.forward_features(x, **given))
     matcher = model.group_matcher()
     assert set(matcher) == {'stem', 'blocks'}
     assert 'cls_token' in model.no_weight_decay()

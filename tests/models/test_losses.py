@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchgeo_clay.models.losses import masked_l1
+from torchgeo_clay.models.mae import masked_l1
 
 
 @settings(max_examples=40)

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from torchgeo_clay.models import ClayMAE, clay_mae_tiny_patch8
-from torchgeo_clay.models.losses import masked_l1
-from torchgeo_clay.models.masking import Masking
-from torchgeo_clay.models.patch_embed import patchify, unpatchify
+from torchgeo_clay.models.clay import patchify, unpatchify
+from torchgeo_clay.models.mae import Masking, masked_l1
 from torchgeo_clay.models.teacher import make_teacher, teacher_rgb
 from torchgeo_clay.sensors import SENSORS
 
@@ -212,7 +211,7 @@ def test_cached_teacher_target() -> None:
     live.load_state_dict({**live.state_dict(), **model.state_dict()})
     x, noise = images(2, 4, 32, 32), torch.rand(2, 16)
     with torch.no_grad():
-        target = live._teacher_answer(x[:, :3])
+        target = live._teacher_embedding(x[:, :3])
     a = model(x, NAIP, 1.0, noise=noise, teacher_target=target)
     b = live(x, NAIP, 1.0, noise=noise, rgb=x[:, :3])
     assert torch.equal(a.loss, b.loss)
@@ -232,7 +231,7 @@ def test_teacher_rgb() -> None:
 @pytest.mark.parametrize('name', ['no_such_model', 'vit_tiny_patch16_224.augreg_in21k'])
 def test_teacher_that_cannot_be_had(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
-    with pytest.raises(ValueError, match=r'teacher.*could not be made.*teacher=None'):
+    with pytest.raises(ValueError, match=r'teacher.*could not be built.*teacher=None'):
         make_teacher(name)
 
 

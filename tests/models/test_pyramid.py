@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from torchgeo_clay.conditioning import Conditioning
 from torchgeo_clay.models import Clay, clay_tiny_patch8
+from torchgeo_clay.models.clay import find_clay
 from torchgeo_clay.models.pyramid import Pyramid, PyramidLevel
-from torchgeo_clay.models.scope import find_clay
 
-SENTINEL_2_RGB = {'sensor': 'sentinel-2-l2a', 'bands': ['red', 'green', 'blue']}
+RGB = Conditioning(torch.tensor([0.665, 0.56, 0.493]), 10.0)
 
 
 def images(*shape: int) -> Tensor:
@@ -25,7 +25,13 @@ def images(*shape: int) -> Tensor:
 
 def pyramid(**kwargs: object) -> Pyramid:
     torch.manual_seed(0)
-    return timm.create_model('clay_tiny_patch8', features_only=True, **SENTINEL_2_RGB | kwargs).eval()
+    return timm.create_model('clay_tiny_patch8', features_only=True, **kwargs).eval()
+
+
+def run(model: Pyramid, x: Tensor) -> list[Tensor]:
+    """The maps of a red, green and blue image of 10 m."""
+    with model.model.conditioned_on(RGB):
+        return model(x)
 
 
 @pytest.fixture(scope='module')
@@ -51,14 +57,14 @@ def test_what_timm_reports(size: str, blocks: int) -> None:
 @settings(max_examples=10)
 def test_any_size(model: Pyramid, height: int, width: int) -> None:
     with torch.no_grad():
-        maps = model(images(1, 3, height, width))
+        maps = run(model, images(1, 3, height, width))
     assert [m.shape for m in maps] == [(1, 256, -(-height // s), -(-width // s)) for s in (4, 8, 16, 32)]
 
 
 def test_padded_with_zeros_right_and_below(model: Pyramid) -> None:
     x = images(2, 3, 37, 58)
     with torch.no_grad():
-        maps, padded = model(x), model(F.pad(x, (0, 6, 0, 3)))
+        maps, padded = run(model, x), run(model, F.pad(x, (0, 6, 0, 3)))
     for a, b in zip(maps, padded, strict=True):
         torch.testing.assert_close(a, b[..., : a.shape[-2], : a.shape[-1]], rtol=0, atol=0)
 
@@ -68,7 +74,7 @@ def test_output_stride(output_stride: int, reductions: list[int]) -> None:
     model = pyramid(output_stride=output_stride)
     assert model.feature_info.reduction() == reductions
     with torch.no_grad():
-        assert [64 // m.shape[-1] for m in model(images(1, 3, 64, 64))] == reductions
+        assert [64 // m.shape[-1] for m in run(model, images(1, 3, 64, 64))] == reductions
 
 
 @pytest.mark.parametrize(
@@ -81,7 +87,7 @@ def test_out_indices(out_indices: object, reductions: list[int], blocks: int) ->
     assert model.feature_info.reduction() == reductions
     assert len(model.model.blocks) == blocks
     with torch.no_grad():
-        assert [32 // m.shape[-1] for m in model(images(1, 3, 32, 32))] == reductions
+        assert [32 // m.shape[-1] for m in run(model, images(1, 3, 32, 32))] == reductions
 
 
 @pytest.mark.parametrize('out_indices', [(0, 4), (-5,), (), 5, 0])
@@ -97,10 +103,10 @@ def test_output_stride_that_there_is_not(output_stride: int) -> None:
 
 
 def test_fewer_blocks_than_maps() -> None:
-    clay = Clay(embed_dim=48, depth=2, num_heads=2, mlp_ratio=1, **SENTINEL_2_RGB)
+    clay = Clay(embed_dim=48, depth=2, num_heads=2, mlp_ratio=1)
     model = Pyramid(clay, channels=8)
     with torch.no_grad():
-        assert [m.shape[-1] for m in model(images(1, 3, 32, 32))] == [8, 4, 2, 1]
+        assert [m.shape[-1] for m in run(model, images(1, 3, 32, 32))] == [8, 4, 2, 1]
 
 
 def test_maps_come_from_their_blocks(model: Pyramid) -> None:
@@ -110,7 +116,7 @@ def test_maps_come_from_their_blocks(model: Pyramid) -> None:
     changed.load_state_dict(model.state_dict())
     with torch.no_grad():
         changed.model.blocks[3].mlp.fc2.bias.add_(images(192))
-        same = [torch.equal(a, b) for a, b in zip(model(x), changed(x), strict=True)]
+        same = [torch.equal(a, b) for a, b in zip(run(model, x), run(changed, x), strict=True)]
     assert same == [True, True, False, False]
 
 
@@ -138,7 +144,7 @@ def test_starts_as_a_rotation_of_the_tokens() -> None:
 def test_every_parameter_learns() -> None:
     """Also that of the blocks and tokens; one left without a gradient would stop distributed training."""
     model = pyramid().train()
-    sum(m[:, :7].sum() for m in model(images(1, 3, 32, 32))).backward()
+    sum(m[:, :7].sum() for m in run(model, images(1, 3, 32, 32))).backward()
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
 
 
@@ -148,14 +154,14 @@ def test_gradient_checkpointing(model: Pyramid) -> None:
     checkpointed.load_state_dict(model.state_dict())
     checkpointed.set_grad_checkpointing()
     assert checkpointed.model.grad_checkpointing
-    for a, b in zip(model(x), checkpointed(x), strict=True):
+    for a, b in zip(run(model, x), run(checkpointed, x), strict=True):
         torch.testing.assert_close(a, b)
 
 
 def test_conditioned_through_find_clay() -> None:
     model = timm.create_model('clay_tiny_patch8', features_only=True).eval()
     x = images(1, 2, 16, 16)
-    with pytest.raises(ValueError, match='wavelengths of the images are not known'):
+    with pytest.raises(ValueError, match='wavelengths of the images are unknown'):
         model(x)
     (clay,) = find_clay(model)
     maps = []

@@ -16,7 +16,9 @@ from torchgeo.models import api
 
 import torchgeo_clay
 from torchgeo_clay import models
+from torchgeo_clay.conditioning import Conditioning
 from torchgeo_clay.models import CheckpointError, Clay, ClayLarge8_Weights, ClayMAE, registry, save_encoder
+from torchgeo_clay.sensors import get_sensor
 
 SIZES = ('tiny', 'small', 'base', 'large')
 ENCODERS = [f'clay_{size}_patch8' for size in SIZES]
@@ -46,8 +48,10 @@ def test_torchgeo_weights(name: str) -> None:
 
 
 def test_torchgeo_arguments() -> None:
-    model = torchgeo.models.get_model('clay_tiny_patch8', sensor='naip', bands=['red', 'nir'], num_classes=3)
-    assert model(torch.zeros(2, 2, 16, 16)).shape == (2, 3)
+    model = torchgeo.models.get_model('clay_tiny_patch8', num_classes=3)
+    assert model(torch.zeros(2, 2, 16, 16), [0.65, 0.842], 1.0).shape == (2, 3)
+    with pytest.raises(TypeError, match='in_chans'):
+        torchgeo.models.get_model('clay_tiny_patch8', in_chans=5)
 
 
 @pytest.mark.parametrize('name', ENCODERS)
@@ -81,17 +85,17 @@ def test_timm_embeds_by_default() -> None:
 
 def test_timm_feature_getter() -> None:
     """The blocks' own maps, of one stride; the pyramid, which is the default, is in test_pyramid.py."""
-    model = timm.create_model(
-        'clay_tiny_patch8', features_only=True, feature_cls='getter', out_indices=(1, 3, 5), sensor='naip'
-    )
-    whole = timm.create_model('clay_tiny_patch8', sensor='naip')
+    model = timm.create_model('clay_tiny_patch8', features_only=True, feature_cls='getter', out_indices=(1, 3, 5))
+    whole = timm.create_model('clay_tiny_patch8')
     rest = {name: weight for name, weight in whole.state_dict().items() if name.startswith('norm.')}  # which is pruned
     whole.load_state_dict(model.model.state_dict() | rest)
     x = torch.randn(2, 4, 32, 16)
-    features = model(x)
+    naip = {'wavelengths': torch.tensor(get_sensor('naip').wavelengths), 'gsd': 1.0}
+    with model.model.conditioned_on(Conditioning(**naip)):
+        features = model(x)
     assert model.feature_info.channels() == [192, 192, 192]
     assert model.feature_info.reduction() == [8, 8, 8]
-    expected = whole.forward_intermediates(x, indices=[1, 3, 5], intermediates_only=True)
+    expected = whole.forward_intermediates(x, indices=[1, 3, 5], intermediates_only=True, **naip)
     assert [f.shape for f in features] == [(2, 192, 4, 2)] * 3
     assert all(torch.equal(a, b) for a, b in zip(features, expected, strict=True))
 
@@ -118,7 +122,7 @@ def test_timm_file(tmp_path: pytest.TempPathFactory) -> None:
     assert torch.equal(model.blocks[5].mlp.fc2.weight, source.blocks[5].mlp.fc2.weight)
     assert not any(p.is_meta for p in model.parameters())
     features = timm.create_model(
-        'clay_tiny_patch8', pretrained=True, pretrained_cfg_overlay=overlay, features_only=True, sensor='naip'
+        'clay_tiny_patch8', pretrained=True, pretrained_cfg_overlay=overlay, features_only=True
     )
     assert torch.equal(features.model.cls_token, source.cls_token)
     with pytest.raises(CheckpointError, match='clay_tiny_patch8'):

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from torchgeo_clay.models import Clay, ClayMAE
+from torchgeo_clay.models import builders as autoencoders
 from torchgeo_clay.models import builders as encoders
-from torchgeo_clay.models import mae_builders as autoencoders
 from torchgeo_clay.sensors import SENSORS, Sensor
 
 

@@ -116,7 +116,7 @@ def test_a_subset_of_bands_is_the_reference_on_that_subset(make_pair: MakePair, 
     s = SENSORS['sentinel-2-l2a'].select(bands)
     x, time, latlon, _ = draw(s, 64)
     with torch.no_grad():
-        ours = pair.encoder(sensor='sentinel-2-l2a', bands=bands).forward_features(x, time=time, latlon=latlon)
+        ours = pair.encoder().forward_features(x, s.wavelengths, s.gsd, time, latlon)
     assert torch.equal(ours, pair.their_tokens(x, s, time, latlon))
 
 

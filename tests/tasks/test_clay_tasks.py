@@ -212,7 +212,7 @@ def test_dates_that_are_alike_differ_in_nothing() -> None:
 
 
 def test_multiclass_change() -> None:
-    task = ClayChangeDetection(TINY, fusion='concat', task='multiclass', num_classes=3, loss='ce')
+    task = ClayChangeDetection(TINY, task='multiclass', num_classes=3, loss='ce')
     data = TinyDataModule(lambda i: {'mask': mask((1, 24, 40), 3, i)}, (2, 3, 24, 40))
     run = trainer()
     run.fit(task, data)
@@ -272,7 +272,7 @@ def test_mistakes_in_dates() -> None:
     task = ClayChangeDetection(TINY)
     batch = TinyDataModule(masked(classes=2), (2, 3, 32, 32)).batch()
     for change, message in (
-        ({'image': batch['image'].flatten(1, 2)}, r'dates stacked as channels can not be told apart'),
+        ({'image': batch['image'].flatten(1, 2)}, r'dates stacked as channels cannot be distinguished'),
         ({'image': image(2, 3, 3, 16, 16)}, '3 dates'),
         ({'time': torch.zeros(2, 3, dtype=torch.float64)}, r'time: expected .*one per date \(2, 2\), got \(2, 3\)'),
         ({'mask': batch['mask'] * 255}, r'mask: found the label 255'),

@@ -13,10 +13,9 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 
-from torchgeo_clay.conditioning import Conditioning
-from torchgeo_clay.conditioning import batch_sensor
+from torchgeo_clay.conditioning import Conditioning, batch_sensor
 from torchgeo_clay.datamodules import ClayPretrainDataModule
-from torchgeo_clay.models import clay_mae_tiny_patch8, mae_builders
+from torchgeo_clay.models import builders, clay_mae_tiny_patch8
 from torchgeo_clay.models.weights.names import released_name
 from torchgeo_clay.tasks import ClayPretraining
 
@@ -49,7 +48,7 @@ def teachers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(teacher)
         return Mean()
 
-    monkeypatch.setattr(mae_builders, 'make_teacher', make_teacher)
+    monkeypatch.setattr(builders, 'make_teacher', make_teacher)
     return asked
 
 
@@ -110,7 +109,7 @@ def test_each_sensor_has_its_own_scale_and_bands(tiny_scenes, tmp_path):
     data = ClayPretrainDataModule(**tiny_scenes, readers={'naip': {'bands': ['nir', 'red']}})
     trainer.validate(task, datamodule=data, verbose=False)
     seen = {batch['sensor']: batch for batch in batches(trainer, task)}
-    assert batch_sensor(task, seen['naip']).band_names == ('nir', 'red')
+    assert batch_sensor(seen['naip']).band_names == ('nir', 'red')
     assert task.reconstruction(seen['naip']).prediction.shape[-1] == 2 * 64
     for name, scale in (('modis', 0.1), ('naip', 1)):
         batch = seen[name]
@@ -303,8 +302,7 @@ def test_mixed_precision_trains(tiny_scenes, tmp_path, caplog):
 
 
 def test_without_a_datamodule_the_channels_have_to_be_all_of_the_sensors():
-    task = make_task()
     batch = {'image': torch.zeros(1, 4, 16, 16), 'sensor': 'naip'}
     assert batch_sensor(batch).band_names == ('red', 'green', 'blue', 'nir')
     with pytest.raises(ValueError, match=r'the 4 bands of naip .* got 3 channels'):
-        batch_sensor(task, {**batch, 'image': torch.zeros(1, 3, 16, 16)})
+        batch_sensor({**batch, 'image': torch.zeros(1, 3, 16, 16)})

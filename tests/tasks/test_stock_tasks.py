@@ -14,7 +14,7 @@ from torchgeo.tasks import ChangeDetection, Classification, PixelwiseRegression,
 
 from torchgeo_clay.callbacks import SensorMetadata
 from torchgeo_clay.models import CheckpointError
-from torchgeo_clay.models.scope import find_clay
+from torchgeo_clay.models.clay import find_clay
 
 SIZE = 32
 DECODERS = ['unet', 'deeplabv3+', 'upernet', 'segformer', 'dpt']
@@ -166,7 +166,7 @@ def test_fixed_sensor_stands_in() -> None:
 def test_not_told(make: Callable[[], LightningModule], target: str) -> None:
     """No guess: neither by the model without the callback, nor by the callback without a sensor."""
     data = TinyData(target, _mask)
-    with pytest.raises(ValueError, match=r'wavelengths of the images are not known\. Give wavelengths='):
+    with pytest.raises(ValueError, match=r'wavelengths of the images are unknown\. Give wavelengths='):
         _trainer().predict(make(), data)
     with pytest.raises(ValueError, match=r"SensorMetadata\(sensor='sentinel-2-l2a', bands="):
         _predict(make(), data)

@@ -398,7 +398,7 @@ def test_rasters_and_crops_are_refused_before_anything_is_computed(root, tiny_sc
 
 def test_sensors_without_rgb_and_other_datamodules_are_refused(root, tmp_path):
     data = make_data(root, readers={'naip': {'bands': ['nir']}})
-    with pytest.raises(ValueError, match='has no rgb bands to show a teacher'):
+    with pytest.raises(ValueError, match='has no rgb bands for a teacher'):
         fit(make_task(tmp_path / 'store'), data, tmp_path)
     assert calls == []
     task = make_task(tmp_path / 'store')

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchgeo.datamodules import BaseDataModule
 
-from torchgeo_clay.models.scope import find_clay
+from torchgeo_clay.models.clay import find_clay
 
 TINY = 'clay_tiny_patch8'
 

@@ -16,7 +16,7 @@ from torchgeo_clay.datamodules.arguments import check_at_least
 from torchgeo_clay.evaluation import collapse_figures, embed_labelled, knn_probe
 from torchgeo_clay.evaluation.labelled import Pooling
 from torchgeo_clay.models import Clay
-from torchgeo_clay.models.scope import find_clay
+from torchgeo_clay.models.clay import find_clay
 
 __all__ = ('KNNEvaluation',)
 

@@ -17,9 +17,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torchgeo_clay.conditioning import Conditioning
-from torchgeo_clay.conditioning import batch_sensor
-from torchgeo_clay.models.masking import Masking
+from torchgeo_clay.conditioning import Conditioning, batch_sensor
+from torchgeo_clay.models.mae import Masking
 from torchgeo_clay.models.teacher import teacher_rgb
 from torchgeo_clay.sensors import Sensor
 

@@ -13,9 +13,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torchgeo.tasks import ChangeDetection
 
-from torchgeo_clay.conditioning import batch_conditioning
-from torchgeo_clay.conditioning import check_gsd
-from torchgeo_clay.models.scope import find_clay
+from torchgeo_clay.conditioning import batch_conditioning, check_gsd
+from torchgeo_clay.models.clay import find_clay
 from torchgeo_clay.sensors import Sensor, get_sensor
 
 __all__ = ('SensorMetadata',)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from torch import Tensor
 from torchgeo_clay.conditioning.codes import LatLonOrder, check_range, encode_latlon, encode_time, on_host
 from torchgeo_clay.sensors import check_wavelengths
 
-__all__ = ('Conditioning', 'check_batch', 'check_gsd')
+__all__ = ('CheckedConditioning', 'Conditioning', 'check_batch', 'check_gsd')
 
 
 def check_gsd(gsd: float | Tensor) -> None:
@@ -50,17 +50,18 @@ class Conditioning:
         gsd: metres per pixel, a float or (B,).
         time: (B, 4) code of :func:`encode_time`; None for unknown.
         latlon: (B, 4) code of :func:`encode_latlon`; None for unknown.
-        checked: whether wavelengths and gsd were checked already, so that no forward looks at them again.
     """
 
     wavelengths: Tensor | None = None
     gsd: float | Tensor | None = None
     time: Tensor | None = None
     latlon: Tensor | None = None
-    checked: bool = False
 
-    @classmethod
-    def from_batch(cls, batch: Mapping[str, Any], order: LatLonOrder = 'latlon') -> Conditioning:
+    #: Whether wavelengths and gsd were checked already, so that no forward looks at them again.
+    checked: ClassVar[bool] = False
+
+    @staticmethod
+    def from_batch(batch: Mapping[str, Any], order: LatLonOrder = 'latlon') -> CheckedConditioning:
         """Encode the metadata of a batch that follows the contract.
 
         Args:
@@ -76,13 +77,18 @@ class Conditioning:
             check_batch(batch)
         wavelengths = batch['wavelength']
         time, lat, lon = batch.get('time'), batch.get('lat'), batch.get('lon')
-        return cls(
+        return CheckedConditioning(
             wavelengths=(wavelengths[0] if wavelengths.ndim == 2 else wavelengths).float(),
             gsd=batch['res'].float(),
             time=None if time is None else encode_time(time),
             latlon=None if lat is None or lon is None else encode_latlon(lat, lon, order),
-            checked=True,
         )
+
+
+class CheckedConditioning(Conditioning):
+    """A conditioning whose values were checked."""
+
+    checked = True
 
 
 def check_batch(batch: Mapping[str, Any]) -> None:

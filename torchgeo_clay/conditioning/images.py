@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchgeo_clay.conditioning.codes import on_host
-from torchgeo_clay.conditioning.contract import Conditioning, check_gsd
+from torchgeo_clay.conditioning.contract import CheckedConditioning, Conditioning, check_gsd
 from torchgeo_clay.sensors import check_wavelengths
 
 __all__ = ('match_images',)
@@ -71,7 +71,7 @@ def match_images(
         gsd = torch.full((1,), gsd, dtype=torch.float32, device=x.device)
     time, latlon = scope.time if time is None else time, scope.latlon if latlon is None else latlon
     _check_shapes(x, wavelengths, gsd := torch.atleast_1d(gsd), time, latlon)
-    return Conditioning(wavelengths, gsd, time, latlon, checked=True)
+    return CheckedConditioning(wavelengths, gsd, time, latlon)
 
 
 def _check_shapes(x: Tensor, wavelengths: Tensor, gsd: Tensor, time: Tensor | None, latlon: Tensor | None) -> None:

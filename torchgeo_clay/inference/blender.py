@@ -22,7 +22,7 @@ from torchgeo_clay.conditioning import Conditioning, check_batch
 from torchgeo_clay.datasets import SensorRaster
 from torchgeo_clay.datasets.raster.windows import starts
 from torchgeo_clay.inference.blending import axis_weights
-from torchgeo_clay.models.scope import find_clay
+from torchgeo_clay.models.clay import find_clay
 from torchgeo_clay.sensors import Sensor
 from torchgeo_clay.sensors.normalization import normalize
 

@@ -5,22 +5,16 @@
 from torchgeo_clay.models.builders import (
     clay_base_patch8,
     clay_large_patch8,
-    clay_small_patch8,
-    clay_tiny_patch8,
-)
-from torchgeo_clay.models.clay import Clay
-from torchgeo_clay.models.decoder import ClayDecoder
-from torchgeo_clay.models.folded import FoldedClay
-from torchgeo_clay.models.mae import ClayMAE, MAEOutput
-from torchgeo_clay.models.mae_builders import (
     clay_mae_base_patch8,
     clay_mae_large_patch8,
     clay_mae_small_patch8,
     clay_mae_tiny_patch8,
+    clay_small_patch8,
+    clay_tiny_patch8,
 )
-from torchgeo_clay.models.weights.files import CheckpointError
-from torchgeo_clay.models.weights.names import load_encoder, save_encoder
-from torchgeo_clay.models.weights.released import ClayLarge8_Weights
+from torchgeo_clay.models.clay import Clay, FoldedClay, find_clay
+from torchgeo_clay.models.mae import ClayDecoder, ClayMAE, MAEOutput
+from torchgeo_clay.models.weights import CheckpointError, ClayLarge8_Weights, load_encoder, save_encoder
 
 __all__ = (
     'CheckpointError',
@@ -38,6 +32,7 @@ __all__ = (
     'clay_mae_tiny_patch8',
     'clay_small_patch8',
     'clay_tiny_patch8',
+    'find_clay',
     'load_encoder',
     'save_encoder',
 )

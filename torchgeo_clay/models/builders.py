@@ -1,151 +1,203 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""The four sizes of Clay's encoder, each a literal call. Source of the numbers: the release's ``src/model.py``."""
+"""The four sizes of Clay's encoder and of its masked autoencoder, each a literal call.
+
+Source of the numbers: the release's ``src/model.py``.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from torchgeo_clay.models.clay import Clay
-from torchgeo_clay.models.weights.names import load_encoder
-from torchgeo_clay.models.weights.released import WeightsLike, fetch
-from torchgeo_clay.sensors import Sensor
+from torchgeo_clay.models.mae import ClayDecoder, ClayMAE
+from torchgeo_clay.models.teacher import make_teacher
+from torchgeo_clay.models.weights import WeightsLike, holds_teacher, load_encoder, load_mae, resolve_weights
 
 __all__ = (
+    'ENCODERS',
     'clay_base_patch8',
     'clay_large_patch8',
+    'clay_mae_base_patch8',
+    'clay_mae_large_patch8',
+    'clay_mae_small_patch8',
+    'clay_mae_tiny_patch8',
     'clay_small_patch8',
     'clay_tiny_patch8',
 )
 
-SensorLike = str | os.PathLike[str] | Sensor | None
+#: Names of the builders of encoders.
+ENCODERS = ('clay_tiny_patch8', 'clay_small_patch8', 'clay_base_patch8', 'clay_large_patch8')
+
+Teacher = str | nn.Module | None
 
 
 def _encoder(name: str, weights: WeightsLike, **kwargs: Any) -> Clay:
-    """An encoder, with random weights or those of a file."""
-    if weights is None:
+    """Build an encoder, with random weights or those of a file."""
+    if (path := resolve_weights(weights, name)) is None:
         return Clay(**kwargs)
-    path = fetch(weights, name)
     with torch.device('meta'):  # so that a large model is in memory once, not twice
         model = Clay(**kwargs)
     return load_encoder(model, path)
 
 
-def clay_tiny_patch8(
-    weights: WeightsLike = None, *, sensor: SensorLike = None, bands: Sequence[str] | None = None, **vit_kwargs: Any
-) -> Clay:
-    """Clay's encoder, tiny (4 M parameters).
+def clay_large_patch8(weights: WeightsLike = None, **vit_kwargs: Any) -> Clay:
+    """Build Clay's large encoder (311 M parameters), the size of the v1.5 release.
 
     Args:
-        weights: None for random ones, or the path of a released-format
-            ``.ckpt``, a checkpoint of our own pretraining, or an encoder-only ``.safetensors``. What does not match
-            raises.
-        sensor: see :class:`Clay`, as for bands.
-        bands: see :class:`Clay`.
+        weights: True for the release's, a member of :class:`ClayLarge8_Weights` or its name, the path of a released
+            ``.ckpt``, a checkpoint of our own pretraining or an encoder-only ``.safetensors``; None or False for
+            random ones. Loading is strict.
         **vit_kwargs: see :class:`Clay`.
 
     Raises:
-        CheckpointError: for weights that can't be fetched, read, or do not fit.
+        CheckpointError: for weights that cannot be fetched or read, or do not fit.
+        TypeError: for arguments that :class:`Clay` refuses.
     """
-    return _encoder(
-        'clay_tiny_patch8',
-        weights,
-        embed_dim=192,
-        depth=6,
-        num_heads=4,
-        mlp_ratio=2,
-        sensor=sensor,
-        bands=bands,
-        **vit_kwargs,
-    )
+    return _encoder('clay_large_patch8', weights, embed_dim=1024, depth=24, num_heads=16, mlp_ratio=4, **vit_kwargs)
 
 
-def clay_small_patch8(
-    weights: WeightsLike = None, *, sensor: SensorLike = None, bands: Sequence[str] | None = None, **vit_kwargs: Any
-) -> Clay:
-    """Clay's encoder, small (11 M parameters).
+def clay_base_patch8(weights: WeightsLike = None, **vit_kwargs: Any) -> Clay:
+    """Build Clay's base encoder (92 M parameters). Arguments and errors as :func:`clay_large_patch8`."""
+    return _encoder('clay_base_patch8', weights, embed_dim=768, depth=12, num_heads=12, mlp_ratio=4, **vit_kwargs)
+
+
+def clay_small_patch8(weights: WeightsLike = None, **vit_kwargs: Any) -> Clay:
+    """Build Clay's small encoder (11 M parameters). Arguments and errors as :func:`clay_large_patch8`."""
+    return _encoder('clay_small_patch8', weights, embed_dim=384, depth=6, num_heads=6, mlp_ratio=2, **vit_kwargs)
+
+
+def clay_tiny_patch8(weights: WeightsLike = None, **vit_kwargs: Any) -> Clay:
+    """Build Clay's tiny encoder (4 M parameters). Arguments and errors as :func:`clay_large_patch8`."""
+    return _encoder('clay_tiny_patch8', weights, embed_dim=192, depth=6, num_heads=4, mlp_ratio=2, **vit_kwargs)
+
+
+def _mae(
+    name: str,
+    weights: WeightsLike,
+    teacher: Teacher,
+    *,
+    encoder: dict[str, Any],
+    decoder: dict[str, Any],
+    **options: Any,
+) -> ClayMAE:
+    """Build an autoencoder, with random weights or those of a file."""
+    path = resolve_weights(weights, name)
+    in_file = path is not None and isinstance(teacher, str) and holds_teacher(path)
+    module = None if in_file else make_teacher(teacher)
+    with torch.device('cpu' if path is None else 'meta'):
+        if in_file:
+            module = make_teacher(teacher, pretrained=False)
+        model = ClayMAE(Clay(**encoder), ClayDecoder(encoder_dim=encoder['embed_dim'], **decoder), module, **options)
+    return model if path is None else load_mae(model, path)
+
+
+def clay_mae_large_patch8(
+    weights: WeightsLike = None,
+    teacher: Teacher = None,
+    representation_weight: float = 0.05,
+    norm_pix_loss: bool = False,
+    mask_ratio: float = 0.75,
+    teacher_dim: int | None = None,
+    **vit_kwargs: Any,
+) -> ClayMAE:
+    """Build Clay's large masked autoencoder (encoder 311 M, decoder 16 M parameters), the size of the v1.5 release.
 
     Args:
-        weights: None for random ones, or the path of a released-format
-            ``.ckpt``, a checkpoint of our own pretraining, or an encoder-only ``.safetensors``. What does not match
-            raises.
-        sensor: see :class:`Clay`, as for bands.
-        bands: see :class:`Clay`.
-        **vit_kwargs: see :class:`Clay`.
+        weights: as :func:`clay_large_patch8`, except for encoder-only files.
+        teacher: a module, or a timm name, whose weights are read from the checkpoint if it holds them, else fetched
+            from timm's Hub; None for none.
+        representation_weight: see :class:`ClayMAE`, as for the next three.
+        norm_pix_loss: see :class:`ClayMAE`.
+        mask_ratio: see :class:`ClayMAE`.
+        teacher_dim: see :class:`ClayMAE`.
+        **vit_kwargs: of the encoder, see :class:`Clay`.
 
     Raises:
-        CheckpointError: for weights that can't be fetched, read, or do not fit.
+        CheckpointError: for weights that cannot be fetched or read, or do not fit.
+        ValueError: for a teacher that cannot be built.
+        TypeError: for arguments that :class:`Clay` refuses.
     """
-    return _encoder(
-        'clay_small_patch8',
-        weights,
-        embed_dim=384,
-        depth=6,
-        num_heads=6,
-        mlp_ratio=2,
-        sensor=sensor,
-        bands=bands,
-        **vit_kwargs,
-    )
-
-
-def clay_base_patch8(
-    weights: WeightsLike = None, *, sensor: SensorLike = None, bands: Sequence[str] | None = None, **vit_kwargs: Any
-) -> Clay:
-    """Clay's encoder, base (92 M parameters).
-
-    Args:
-        weights: None for random ones, or the path of a released-format
-            ``.ckpt``, a checkpoint of our own pretraining, or an encoder-only ``.safetensors``. What does not match
-            raises.
-        sensor: see :class:`Clay`, as for bands.
-        bands: see :class:`Clay`.
-        **vit_kwargs: see :class:`Clay`.
-
-    Raises:
-        CheckpointError: for weights that can't be fetched, read, or do not fit.
-    """
-    return _encoder(
-        'clay_base_patch8',
-        weights,
-        embed_dim=768,
-        depth=12,
-        num_heads=12,
-        mlp_ratio=4,
-        sensor=sensor,
-        bands=bands,
-        **vit_kwargs,
-    )
-
-
-def clay_large_patch8(
-    weights: WeightsLike = None, *, sensor: SensorLike = None, bands: Sequence[str] | None = None, **vit_kwargs: Any
-) -> Clay:
-    """Clay's encoder, large (311 M parameters). The size of the v1.5 release.
-
-    Args:
-        weights: None for random ones, a member of :class:`ClayLarge8_Weights`, or the path of a released-format
-            ``.ckpt``, a checkpoint of our own pretraining, or an encoder-only ``.safetensors``. What does not match
-            raises.
-        sensor: see :class:`Clay`, as for bands.
-        bands: see :class:`Clay`.
-        **vit_kwargs: see :class:`Clay`.
-
-    Raises:
-        CheckpointError: for weights that can't be fetched, read, or do not fit.
-    """
-    return _encoder(
+    return _mae(
         'clay_large_patch8',
         weights,
-        embed_dim=1024,
-        depth=24,
-        num_heads=16,
-        mlp_ratio=4,
-        sensor=sensor,
-        bands=bands,
-        **vit_kwargs,
+        teacher,
+        encoder=dict(embed_dim=1024, depth=24, num_heads=16, mlp_ratio=4, **vit_kwargs),
+        decoder={'dim': 512, 'depth': 4, 'heads': 4, 'dim_head': 64, 'mlp_ratio': 4},
+        representation_weight=representation_weight,
+        norm_pix_loss=norm_pix_loss,
+        mask_ratio=mask_ratio,
+        teacher_dim=teacher_dim,
+    )
+
+
+def clay_mae_base_patch8(
+    weights: WeightsLike = None,
+    teacher: Teacher = None,
+    representation_weight: float = 0.05,
+    norm_pix_loss: bool = False,
+    mask_ratio: float = 0.75,
+    teacher_dim: int | None = None,
+    **vit_kwargs: Any,
+) -> ClayMAE:
+    """Build Clay's base autoencoder (encoder 92 M, decoder 16 M parameters); see :func:`clay_mae_large_patch8`."""
+    return _mae(
+        'clay_base_patch8',
+        weights,
+        teacher,
+        encoder=dict(embed_dim=768, depth=12, num_heads=12, mlp_ratio=4, **vit_kwargs),
+        decoder={'dim': 512, 'depth': 4, 'heads': 4, 'dim_head': 64, 'mlp_ratio': 4},
+        representation_weight=representation_weight,
+        norm_pix_loss=norm_pix_loss,
+        mask_ratio=mask_ratio,
+        teacher_dim=teacher_dim,
+    )
+
+
+def clay_mae_small_patch8(
+    weights: WeightsLike = None,
+    teacher: Teacher = None,
+    representation_weight: float = 0.05,
+    norm_pix_loss: bool = False,
+    mask_ratio: float = 0.75,
+    teacher_dim: int | None = None,
+    **vit_kwargs: Any,
+) -> ClayMAE:
+    """Build Clay's small autoencoder (encoder 11 M, decoder 3.7 M parameters); see :func:`clay_mae_large_patch8`."""
+    return _mae(
+        'clay_small_patch8',
+        weights,
+        teacher,
+        encoder=dict(embed_dim=384, depth=6, num_heads=6, mlp_ratio=2, **vit_kwargs),
+        decoder={'dim': 192, 'depth': 4, 'heads': 4, 'dim_head': 64, 'mlp_ratio': 2},
+        representation_weight=representation_weight,
+        norm_pix_loss=norm_pix_loss,
+        mask_ratio=mask_ratio,
+        teacher_dim=teacher_dim,
+    )
+
+
+def clay_mae_tiny_patch8(
+    weights: WeightsLike = None,
+    teacher: Teacher = None,
+    representation_weight: float = 0.05,
+    norm_pix_loss: bool = False,
+    mask_ratio: float = 0.75,
+    teacher_dim: int | None = None,
+    **vit_kwargs: Any,
+) -> ClayMAE:
+    """Build Clay's tiny autoencoder (encoder 4 M, decoder 1.7 M parameters); see :func:`clay_mae_large_patch8`."""
+    return _mae(
+        'clay_tiny_patch8',
+        weights,
+        teacher,
+        encoder=dict(embed_dim=192, depth=6, num_heads=4, mlp_ratio=2, **vit_kwargs),
+        decoder={'dim': 96, 'depth': 3, 'heads': 2, 'dim_head': 48, 'mlp_ratio': 2},
+        representation_weight=representation_weight,
+        norm_pix_loss=norm_pix_loss,
+        mask_ratio=mask_ratio,
+        teacher_dim=teacher_dim,
     )

@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Weights cast once for autocast, which casts those of a frozen model anew in every forward."""
+"""Weights cast once for autocast, which casts those of a frozen model in every forward."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ('cast_copy', 'cast_matmuls')
 def cast_matmuls(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Cast the weights of linear layers and convolutions, in place; norms, tokens and scales stay as they are.
 
-    Under autocast to the same dtype the outputs are equal to the last bit: these are the weights that it casts, and it
-    keeps what it cast from one forward to the next only for weights that are trained.
+    Under autocast to the same dtype the outputs are bit-identical: these are the weights that it casts, and its cache
+    keeps them between forwards only for weights that require gradients.
 
     Args:
-        module: is not trained any more.
+        module: a frozen module.
         dtype: of autocast, such as ``torch.bfloat16``.
 
     Returns:
@@ -32,10 +32,10 @@ def cast_matmuls(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def cast_copy(blocks: nn.Sequential, dtype: torch.dtype) -> nn.Sequential:
-    """A copy of blocks with weights cast by :func:`cast_matmuls`, made block by block to save memory.
+    """Copy blocks and cast their weights by :func:`cast_matmuls`, block by block to save memory.
 
     Args:
-        blocks: stay as they are.
+        blocks: left unchanged.
         dtype: of autocast.
     """
     return nn.Sequential(*(cast_matmuls(deepcopy(block), dtype) for block in blocks))

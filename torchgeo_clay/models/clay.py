@@ -1,7 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Clay's encoder: a timm vision transformer with a patch embedding made from wavelengths and a position code made
-from ground sampling distance, place and time.
+"""Clay's encoder: a vision transformer that embeds patches by wavelength and codes GSD, place and time.
 
 B samples · C bands · H × W pixels · p × p pixels a patch · h × w patches, row-major (L = h·w) · D width of a token ·
 V width of a wave token.
@@ -570,15 +569,13 @@ class Clay(ClayTrunk):
             bands: its bands that make the channels, in order; None for all.
 
         Returns:
-            A plain vision transformer with equal outputs, in eval mode, which ``torch.export`` takes.
+            A plain vision transformer with equal outputs and weights of its own, in eval mode, which ``torch.export``
+            takes.
 
         Raises:
             ValueError: for an unknown sensor or band.
         """
-        wavelengths = torch.tensor(get_sensor(sensor).select(bands).wavelengths, device=self.cls_token.device)
-        with torch.no_grad(), torch.autocast(wavelengths.device.type, enabled=False):
-            kernels, bias = self.patch_embed.convolution(wavelengths)
-        return FoldedClay(self, wavelengths, kernels, bias).eval()
+        return deepcopy(FoldedClay(self, get_sensor(sensor).select(bands))).eval()
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -598,15 +595,16 @@ class FoldedClay(ClayTrunk):
         )
     """
 
-    def __init__(self, model: Clay, wavelengths: Tensor, kernels: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, model: Clay, sensor: Sensor) -> None:
         """Initialize a new FoldedClay instance.
 
         Args:
-            model: the encoder, whose blocks, norms and head are shared.
-            wavelengths: (C,) µm, of the channels.
-            kernels: (D, C, p, p) of the convolution.
-            bias: (D,).
+            model: the encoder, whose blocks, norms and head are shared, not copied; the kernels are those of now.
+            sensor: with the bands that are the channels.
         """
+        wavelengths = torch.tensor(sensor.wavelengths, device=model.cls_token.device)
+        with torch.no_grad(), torch.autocast(wavelengths.device.type, enabled=False):
+            kernels, bias = model.patch_embed.convolution(wavelengths)
         dim, channels, patch_size, _ = kernels.shape
         super().__init__(
             img_size=model.patch_embed.img_size,
@@ -628,8 +626,8 @@ class FoldedClay(ClayTrunk):
         self.patch_embed.proj.bias = None if bias is None else nn.Parameter(bias.detach().clone())
         for name, part in model.named_children():
             if name != 'patch_embed':
-                setattr(self, name, deepcopy(part))
-        self.cls_token = deepcopy(model.cls_token)
+                setattr(self, name, part)
+        self.cls_token = model.cls_token
         self.num_classes, self.feature_info = model.num_classes, model.feature_info
         self.pool_include_prefix = model.pool_include_prefix
         self.register_buffer('wavelengths', wavelengths, persistent=False)
@@ -660,7 +658,10 @@ class FoldedClay(ClayTrunk):
     def forward_features(  # type: ignore[override]
         self, x: Tensor, gsd: float | Tensor, time: Tensor | None = None, latlon: Tensor | None = None
     ) -> Tensor:
-        """Compute all tokens after the final norm, the class token first: (B, 1 + L, D). Arguments as :meth:`forward`."""
+        """Compute all tokens after the final norm, the class token first: (B, 1 + L, D).
+
+        Arguments as :meth:`forward`.
+        """
         conditioning = self._match(x, gsd, time, latlon)
         return self.encode(self.add_position(self.patch_embed(x), conditioning))
 

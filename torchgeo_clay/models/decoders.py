@@ -8,18 +8,16 @@ Shapes: B samples, T = 2 dates, C bands, H × W pixels, F channels of a feature 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import segmentation_models_pytorch as smp
-import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from torchgeo_clay.models.clay import Clay
-from torchgeo_clay.models.padding import pad_image, pad_map, round_up
+from torchgeo_clay.models.clay import Clay, find_clay, pad_image
 from torchgeo_clay.models.pyramid import Pyramid
-from torchgeo_clay.models.scope import find_clay
-from torchgeo_clay.models.weights.released import WeightsLike, fetch
+from torchgeo_clay.models.weights import WeightsLike, resolve_weights
 
 __all__ = ('DECODERS', 'ChangeClay', 'DenseClay')
 
@@ -32,14 +30,24 @@ DECODERS = {
     'dpt': 'dpt',
 }
 
-#: The grid that every decoder can halve and double without a remainder, pixels.
+#: Every decoder takes sizes in multiples of this, pixels.
 GRID = 32
 
 _CLAY = r'^encoder\.(?:model\.)+'  # in a pyramid, or alone with dpt
 
 
+def round_up(size: int, multiple: int) -> int:
+    """Return the smallest multiple that is not less than a size."""
+    return -(-size // multiple) * multiple
+
+
+def pad_map(x: Tensor, height: int, width: int) -> Tensor:
+    """Repeat the last row and column of a feature map: (B, F, h, w) → (B, F, height, width)."""
+    return F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]), mode='replicate')
+
+
 class _WholePyramid(Pyramid):
-    """A pyramid that keeps the encoder's final norm, frozen as no map needs it, so that the encoder can be exported."""
+    """A pyramid that keeps the encoder's final norm, frozen as no map needs it, so that the encoder is whole."""
 
     def __init__(self, model: Clay, out_indices: int | Sequence[int] = (0, 1, 2, 3), output_stride: int = 32) -> None:
         norm = model.norm
@@ -48,19 +56,19 @@ class _WholePyramid(Pyramid):
 
 
 def _smp_model(model: str, decoder: str, outputs: int, weights: WeightsLike, **kwargs: Any) -> nn.Module:
-    """The decoder's model of segmentation_models_pytorch with Clay inside."""
+    """Build the decoder's model of segmentation_models_pytorch with Clay as its encoder."""
     if decoder not in DECODERS:
         raise ValueError(f'decoder: expected one of {", ".join(DECODERS)}, got {decoder!r}.')
     if decoder == 'unet':
         kwargs['decoder_interpolation'] = 'bilinear'  # the default, nearest, leaves blocks
     if decoder != 'dpt':
         kwargs['feature_cls'] = _WholePyramid
-    if weights is not None:
-        kwargs['pretrained_cfg_overlay'] = {'file': str(fetch(weights, model))}
+    if (path := resolve_weights(weights, model)) is not None:
+        kwargs['pretrained_cfg_overlay'] = {'file': str(path)}
     return smp.create_model(
         DECODERS[decoder],
         f'tu-{model}',
-        encoder_weights=None if weights is None else True,
+        encoder_weights=None if path is None else True,
         in_channels=3,  # of no effect: Clay takes any number
         classes=outputs,
         **kwargs,
@@ -70,9 +78,8 @@ def _smp_model(model: str, decoder: str, outputs: int, weights: WeightsLike, **k
 class DenseClay(nn.Module):
     """Clay, feature maps, a decoder and a head.
 
-    The encoder sees the image, its last patches completed (:func:`~torchgeo_clay.models.padding.pad_image`). What
-    decoders need beyond, sizes in multiples of 32 pixels, is added to the feature maps, where no attention sees it, and
-    cut off the output.
+    The image is padded to whole patches (:func:`~torchgeo_clay.models.clay.pad_image`). The multiples of 32 pixels that
+    decoders need are padded in the feature maps, after the encoder's attention, and cropped from the output.
     """
 
     # of types that segmentation_models_pytorch leaves open
@@ -83,7 +90,7 @@ class DenseClay(nn.Module):
     def __init__(
         self, model: str, decoder: str = 'unet', outputs: int = 1, weights: WeightsLike = None, **vit_kwargs: Any
     ) -> None:
-        """Initialize the model.
+        """Initialize a new DenseClay instance.
 
         Args:
             model: name of the encoder's builder, such as ``clay_base_patch8``.
@@ -94,7 +101,7 @@ class DenseClay(nn.Module):
 
         Raises:
             ValueError: for an unknown decoder.
-            CheckpointError: for weights that can't be fetched, read, or do not fit.
+            CheckpointError: for weights that cannot be fetched or read, or do not fit.
         """
         super().__init__()
         parts: Any = _smp_model(model, decoder, outputs, weights, **vit_kwargs)
@@ -109,7 +116,7 @@ class DenseClay(nn.Module):
             for block in self.decoder.reassemble_blocks:
                 if isinstance(block.upsample, nn.ConvTranspose2d):  # which would leave a checkerboard
                     block.upsample = nn.Upsample(scale_factor=block.upsample.stride, mode='bilinear')
-        self.clay.norm.requires_grad_(False)  # after the last block, whose own output the maps are made of
+        self.clay.norm.requires_grad_(False)  # no map uses it
 
     @property
     def clay(self) -> Clay:
@@ -122,7 +129,7 @@ class DenseClay(nn.Module):
         return [self.encoder.model.levels] if isinstance(self.encoder.model, Pyramid) else []
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Layers of the encoder, as timm's method of that name has them; what comes after is the last."""
+        """Layers of the encoder, as timm's method of that name; the rest is the last layer."""
         return {
             'stem': _CLAY + r'(?:cls_token|patch_embed)',
             'blocks': [(_CLAY + r'blocks\.(\d+)', None), (_CLAY + 'norm', (99999,))],
@@ -132,7 +139,7 @@ class DenseClay(nn.Module):
         """Feature maps of an image, on the decoder's grid.
 
         Args:
-            x: (B, C, H, W) normalised.
+            x: (B, C, H, W) normalized.
 
         Returns:
             For each stride s (B, F, H'/s, W'/s), H' and W' being H and W rounded up to 32, and, for dpt, each map's
@@ -149,7 +156,7 @@ class DenseClay(nn.Module):
         return [pad_map(m, *grid) for m, grid in zip(maps, grids, strict=True)], tokens
 
     def decode(self, maps: list[Tensor], tokens: list[Tensor] | None, size: tuple[int, int]) -> Tensor:
-        """From feature maps to (B, K, H, W), (H, W) being the size."""
+        """Decode feature maps of an image of that size: (B, K, H, W)."""
         if tokens is not None:
             decoded = self.decoder(maps, tokens)
         else:
@@ -164,7 +171,7 @@ class DenseClay(nn.Module):
         """Predict every pixel.
 
         Args:
-            x: (B, C, H, W) normalised, of any size from one patch on.
+            x: (B, C, H, W) normalized, of any size from one patch on.
 
         Returns:
             (B, K, H, W).
@@ -177,53 +184,32 @@ class DenseClay(nn.Module):
 
 
 class ChangeClay(DenseClay):
-    """Both dates through one encoder; a decoder sees how their feature maps differ (after FC-Siam, TorchGeo's)."""
+    """One encoder for both dates, and a decoder of the difference of their feature maps (FC-Siam-diff of TorchGeo)."""
 
     def __init__(
-        self,
-        model: str,
-        decoder: str = 'unet',
-        outputs: int = 1,
-        weights: WeightsLike = None,
-        fusion: Literal['diff', 'concat'] = 'diff',
-        **vit_kwargs: Any,
+        self, model: str, decoder: str = 'unet', outputs: int = 1, weights: WeightsLike = None, **vit_kwargs: Any
     ) -> None:
-        """Initialize the model.
+        """Initialize a new ChangeClay instance.
 
-        Args:
-            model: see :class:`DenseClay`, as for decoder (except dpt), outputs, weights and vit_kwargs.
-            decoder: see :class:`DenseClay`.
-            outputs: see :class:`DenseClay`.
-            weights: see :class:`DenseClay`.
-            fusion: ``diff`` for the later map minus the earlier; ``concat`` for a convolution of both.
-            **vit_kwargs: see :class:`DenseClay`.
+        Arguments as :class:`DenseClay`.
 
         Raises:
-            ValueError: for an unknown decoder or fusion.
+            ValueError: for dpt, or an unknown decoder.
+            CheckpointError: as :class:`DenseClay`.
         """
-        if decoder == 'dpt' or fusion not in ('diff', 'concat'):
+        if decoder == 'dpt':
             names = ', '.join(name for name in DECODERS if name != 'dpt')
             raise ValueError(
-                f"Change detection: expected a decoder of {names}, and fusion='diff' or 'concat', got {decoder!r} and "
-                f'{fusion!r}. (dpt reads a class token per image, and a difference of images has none.)'
+                f"Change detection: expected a decoder of {names}, got 'dpt', which reads a class token per image; a "
+                'difference of images has none.'
             )
         super().__init__(model, decoder, outputs, weights, **vit_kwargs)
-        self.fuse: nn.ModuleList | None = None
-        if fusion == 'concat':
-            channels = self.encoder.model.feature_info.channels()
-            self.fuse = nn.ModuleList(nn.Conv2d(2 * c, c, 1) for c in channels)
-            if decoder == 'deeplabv3+':
-                self.fuse[1:3].requires_grad_(False)  # maps that it does not use
-
-    def neck(self) -> list[nn.Module]:
-        """The new layers between the encoder and the decoder."""
-        return super().neck() + ([] if self.fuse is None else [self.fuse])
 
     def forward(self, x: Tensor) -> Tensor:
         """Predict every pixel from two dates.
 
         Args:
-            x: (B, T, C, H, W) normalised, the earlier date first.
+            x: (B, T, C, H, W) normalized, the earlier date first.
 
         Returns:
             (B, K, H, W).
@@ -233,8 +219,4 @@ class ChangeClay(DenseClay):
         """
         maps, _ = self.maps(rearrange(x, 'b t c h w -> (b t) c h w'))
         pairs = [rearrange(m, '(b t) f h w -> t b f h w', t=2) for m in maps]
-        if self.fuse is None:
-            fused = [after - before for before, after in pairs]
-        else:
-            fused = [conv(torch.cat([*pair], dim=1)) for conv, pair in zip(self.fuse, pairs, strict=True)]
-        return self.decode(fused, None, (x.shape[-2], x.shape[-1]))
+        return self.decode([after - before for before, after in pairs], None, (x.shape[-2], x.shape[-1]))

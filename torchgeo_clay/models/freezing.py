@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Which weights of an encoder are trained, and what mode the others are in."""
+"""Frozen and trainable parts of an encoder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torchgeo_clay.models.clay import Clay
 
 __all__ = ('eval_frozen', 'freeze_encoder')
 
-#: What a classifier has beside the encoder.
+#: Parts of a classifier that are not the encoder.
 _HEADS = ('head', 'head_drop', 'fc_norm', 'attn_pool')
 
 #: Parts without weights that belong to the patch embedding.
@@ -21,15 +21,15 @@ def freeze_encoder(model: Clay, trainable_blocks: int = 0) -> Clay:
     """Freeze an encoder, except its last blocks and the norm after them.
 
     Args:
-        model: the encoder, changed in place. Its head or attention pooling, if it has them, are not touched, nor is a
-            final norm that is frozen already (of an encoder whose blocks alone are used).
-        trainable_blocks: how many of the last blocks are left to be trained; 0 for none.
+        model: the encoder, changed in place. Its head or attention pooling is not changed, nor is a final norm that
+            is frozen already (of an encoder of which only the blocks are used).
+        trainable_blocks: number of the last blocks that stay trainable; 0 for none.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: for a number of blocks that there are not.
+        ValueError: for more blocks than the encoder has.
     """
     if not 0 <= trainable_blocks <= len(model.blocks):
         raise ValueError(
@@ -47,10 +47,10 @@ def freeze_encoder(model: Clay, trainable_blocks: int = 0) -> Clay:
 
 
 def eval_frozen(model: Clay) -> None:
-    """Put every part of an encoder that is frozen into eval mode: no dropout, no drop path.
+    """Put the frozen parts of an encoder into eval mode: no dropout, no drop path.
 
     Args:
-        model: the encoder, changed in place; what is trained keeps its mode.
+        model: the encoder, changed in place; trainable parts keep their mode.
     """
     parts = [child for name, child in model.named_children() if name not in (*_HEADS, *_STEM)]
     for part in (*parts, *model.blocks):  # all blocks together first, then each by itself

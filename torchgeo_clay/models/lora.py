@@ -13,12 +13,12 @@ from torchgeo_clay.models.freezing import freeze_encoder
 
 __all__ = ('add_lora', 'merge_lora')
 
-#: Input and output projection of each block's attention, and of nothing else (attention pooling has a ``proj`` too).
+#: Input and output projections of the blocks' attention only (attention pooling has a ``proj`` too).
 TARGETS = r'blocks\.\d+\.attn\.(qkv|proj)'
 
 
 def _require_peft() -> Any:
-    """The package peft.
+    """Import the package peft.
 
     Raises:
         ValueError: where it is not installed.
@@ -28,13 +28,13 @@ def _require_peft() -> Any:
     except ModuleNotFoundError as error:
         raise ValueError(
             "lora= needs the package peft, which is an extra: pip install 'torchgeo-clay[lora]'. Without it, "
-            'trainable_blocks= trains a part of the encoder too.'
+            'trainable_blocks= also trains part of the encoder.'
         ) from error
     return peft
 
 
 def _config(peft: Any, lora: int | Mapping[str, Any]) -> Any:
-    """Peft's configuration of a rank, or of its own arguments."""
+    """Make peft's configuration from a rank, or from peft's own arguments."""
     options = {'r': lora} if isinstance(lora, int) else dict(lora)
     rank = options.get('r', 8)
     if isinstance(lora, bool) or not isinstance(rank, int) or rank < 1:
@@ -46,10 +46,10 @@ def _config(peft: Any, lora: int | Mapping[str, Any]) -> Any:
 
 
 def add_lora(model: Clay, lora: int | Mapping[str, Any]) -> Clay:
-    """Freeze an encoder and put adapters beside its attention's ``qkv`` and ``proj``; they begin as nothing.
+    """Freeze an encoder and add adapters, initially zero, to its attention's ``qkv`` and ``proj``.
 
     Args:
-        model: the encoder, its weights loaded; changed in place. Its head, if it has one, goes on being trained.
+        model: the encoder, its weights loaded; changed in place. Its head, if it has one, stays trainable.
         lora: the rank r, or arguments of :class:`peft.LoraConfig` such as ``{'r': 16, 'lora_dropout': 0.1}``.
             ``lora_alpha`` is 2r unless given.
 
@@ -57,7 +57,7 @@ def add_lora(model: Clay, lora: int | Mapping[str, Any]) -> Clay:
         The model.
 
     Raises:
-        ValueError: without peft, for a rank below 1, or arguments that peft does not know.
+        ValueError: without peft, for a rank below 1, or for arguments unknown to peft.
     """
     peft = _require_peft()
     config = _config(peft, lora)
@@ -70,13 +70,13 @@ def add_lora(model: Clay, lora: int | Mapping[str, Any]) -> Clay:
 
 
 def merge_lora(model: Clay) -> Clay:
-    """A copy of an encoder with its adapters added to the weights beside which they stand.
+    """Copy an encoder with its adapters merged into the weights.
 
     Args:
         model: the encoder, with adapters or without.
 
     Returns:
-        A plain :class:`Clay`, which gives the same numbers.
+        A plain :class:`Clay` with equal outputs.
     """
     merged = copy.deepcopy(model)
     if not hasattr(merged, 'peft_config'):

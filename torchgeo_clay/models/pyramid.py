@@ -1,10 +1,10 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Feature maps of strides 4, 8, 16 and 32 from Clay's one scale, as convolutional decoders expect them.
+"""Feature maps of strides 4, 8, 16 and 32 from Clay's single scale, as convolutional decoders expect.
 
 Shapes: B samples, C bands, H × W pixels, D width of the tokens, F channels of every map.
 Source: the simple feature pyramid of ViTDet, https://arxiv.org/abs/2203.16527, with two changes. Each stride takes a
-block of its own, shallow ones for the fine strides, as dense prediction gains by it. And maps are enlarged by
+block of its own, shallow ones for the fine strides, which improves dense prediction. And maps are enlarged by
 interpolation and a convolution, as transposed convolutions leave checkerboards.
 """
 
@@ -25,7 +25,7 @@ REDUCTIONS = (4, 8, 16, 32)
 
 
 def _levels(out_indices: int | Sequence[int]) -> tuple[int, ...]:
-    """Which maps timm's ``out_indices`` mean, finest first."""
+    """Indices of the maps that timm's ``out_indices`` means, finest first."""
     n = len(REDUCTIONS)
     asked = range(-out_indices, 0) if isinstance(out_indices, int) else out_indices
     if not asked or any(not -n <= i < n for i in asked):
@@ -40,7 +40,7 @@ class PyramidLevel(nn.Module):
     """One map of the pyramid: the tokens of a block, projected and brought to another stride."""
 
     def __init__(self, embed_dim: int, channels: int, patch_size: int, reduction: int) -> None:
-        """Initialize the level.
+        """Initialize a new PyramidLevel instance.
 
         Args:
             embed_dim: D, width of the tokens.
@@ -59,8 +59,8 @@ class PyramidLevel(nn.Module):
             self.resample = nn.MaxPool2d(reduction // patch_size, ceil_mode=True)
         self.smooth = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.norm = LayerNorm2d(channels)
-        # At the start a level shows its tokens through a random rotation and nothing else: TorchGeo's freeze_backbone
-        # freezes these layers too, and frozen noise would be between the tokens and the decoder.
+        # Initially a level only rotates its tokens: TorchGeo's freeze_backbone freezes these layers too, and frozen
+        # noise would separate the tokens from the decoder.
         nn.init.orthogonal_(self.project.weight)
         nn.init.dirac_(self.smooth.weight)
 
@@ -72,10 +72,10 @@ class PyramidLevel(nn.Module):
 class Pyramid(nn.Module):
     """Clay as ``timm.create_model(..., features_only=True)`` gives it, with strides 4, 8, 16 and 32.
 
-    An image of any size is taken: it is padded with zeros, the mean of normalised pixels, right and below to whole
-    patches of 8 pixels, and a map of stride s has ceil(H / s) × ceil(W / s) cells. (Decoders may still ask for
-    multiples of 32, as those of segmentation_models_pytorch do.) What the image is conditioned on comes from
-    ``conditioned_on`` of the Clay inside, which :func:`torchgeo_clay.models.scope.find_clay` finds, or its ``sensor``.
+    An image of any size is taken: it is padded with zeros, the mean of normalized pixels, right and below to whole
+    patches, and a map of stride s has ceil(H / s) × ceil(W / s) cells. (Decoders may still ask for multiples of 32, as
+    those of segmentation_models_pytorch do.) The metadata come from ``conditioned_on`` of the encoder, which
+    :func:`torchgeo_clay.models.clay.find_clay` finds.
     """
 
     def __init__(
@@ -85,16 +85,16 @@ class Pyramid(nn.Module):
         output_stride: int = 32,
         channels: int = 256,
     ) -> None:
-        """Initialize the pyramid.
+        """Initialize a new Pyramid instance.
 
         Args:
-            model: the encoder. Its blocks, norm and head that no map needs are taken off.
-            out_indices: which of the four maps, 0 for the finest; a number for the last so many.
+            model: the encoder. Blocks, norm and head that no map needs are removed.
+            out_indices: which of the four maps, 0 for the finest; an int n for the last n.
             output_stride: the coarsest stride: 8, 16 or 32. Maps that would be coarser have this one.
             channels: F, channels of every map; 256 as in ViTDet.
 
         Raises:
-            ValueError: for indices or a stride that there are not.
+            ValueError: for indices or a stride that do not exist.
         """
         super().__init__()
         if output_stride not in (8, 16, 32):
@@ -116,14 +116,14 @@ class Pyramid(nn.Module):
         )
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Compute activations of the encoder's blocks anew in the backward pass instead of keeping them."""
+        """Recompute activations of the encoder's blocks in the backward pass instead of keeping them."""
         self.model.set_grad_checkpointing(enable)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Make the maps.
 
         Args:
-            x: (B, C, H, W) normalised.
+            x: (B, C, H, W) normalized.
 
         Returns:
             For each of ``out_indices`` (B, F, ceil(H / s), ceil(W / s)), s being its stride.

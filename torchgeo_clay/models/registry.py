@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Makes Clay known to TorchGeo and timm, so that their commands, tasks and functions find it by name."""
+"""Registration of Clay in TorchGeo and timm, so that their commands, tasks and functions find it by name."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from timm.models import is_model, model_entrypoint, register_model
 from torch import nn
 from torchgeo.models import api
 
-from torchgeo_clay.models import builders, mae_builders, timm
-from torchgeo_clay.models.weights.released import ClayLarge8_Weights
+from torchgeo_clay.models import builders, timm
+from torchgeo_clay.models.weights import ClayLarge8_Weights
 
 __all__ = ('register',)
 
@@ -21,12 +21,12 @@ _BUILDERS: tuple[Callable[..., nn.Module], ...] = (
     builders.clay_small_patch8,
     builders.clay_base_patch8,
     builders.clay_large_patch8,
-    mae_builders.clay_mae_tiny_patch8,
-    mae_builders.clay_mae_small_patch8,
-    mae_builders.clay_mae_base_patch8,
-    mae_builders.clay_mae_large_patch8,
+    builders.clay_mae_tiny_patch8,
+    builders.clay_mae_small_patch8,
+    builders.clay_mae_base_patch8,
+    builders.clay_mae_large_patch8,
 )
-_RELEASED: tuple[Callable[..., nn.Module], ...] = (builders.clay_large_patch8, mae_builders.clay_mae_large_patch8)
+_RELEASED: tuple[Callable[..., nn.Module], ...] = (builders.clay_large_patch8, builders.clay_mae_large_patch8)
 _ENTRY_POINTS: tuple[Callable[..., nn.Module], ...] = (
     timm.clay_tiny_patch8,
     timm.clay_small_patch8,
@@ -42,7 +42,7 @@ def register() -> None:
 
 
 def _register_in_torchgeo() -> None:
-    """Enter the tables that TorchGeo keeps for itself; all that this package knows of them is in here."""
+    """Enter TorchGeo's private tables; no other function of this package touches them."""
     for builder in _BUILDERS:
         api._model[builder.__name__] = builder
     for builder in _RELEASED:
@@ -57,6 +57,6 @@ def _register_in_timm() -> None:
         if known is entry_point:
             continue
         with warnings.catch_warnings():
-            if known is not None and known.__module__ == entry_point.__module__:  # this package, imported anew
+            if known is not None and known.__module__ == entry_point.__module__:  # this package, imported again
                 warnings.simplefilter('ignore')
             register_model(entry_point)

@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""The teacher of the representation loss (DINOv2), and what it sees. Shapes: B samples, C bands, H × W pixels."""
+"""The teacher of the representation loss (DINOv2) and its input. Shapes: B samples, C bands, H × W pixels."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from torchgeo_clay.sensors import Sensor
 
 __all__ = ('make_teacher', 'resize_for_teacher', 'teacher_rgb')
 
-#: Side, in pixels, of the image DINOv2 was trained on and the release shows it.
+#: Side, in pixels, of DINOv2's training images, which the release uses.
 TEACHER_SIZE = 518
 
 
 def teacher_rgb(image: Tensor, sensor: Sensor) -> Tensor:
-    """The three channels of a sensor that a teacher (or a reader of a plot) sees.
+    """Return the three channels of a sensor for a teacher or a plot.
 
     Args:
         image: (B, C, H, W) of the sensor's bands.
-        sensor: which bands they are.
+        sensor: with these bands.
 
     Returns:
-        (B, 3, H, W): the sensor's rgb bands; for a radar of two polarisations (VV, VH, mean of both), as the release.
+        (B, 3, H, W): the sensor's rgb bands; for a radar of two polarizations (VV, VH, mean of both), as the release.
 
     Raises:
         ValueError: for a sensor without rgb bands.
@@ -39,18 +39,18 @@ def teacher_rgb(image: Tensor, sensor: Sensor) -> Tensor:
         first, second = image[:, 0], image[:, 1]
         return torch.stack([first, second, (first + second) / 2], dim=1)
     raise ValueError(
-        f'{sensor.name} with bands {sensor.band_names} has no rgb bands to show a teacher. Name them with rgb= in the '
+        f'{sensor.name} with bands {sensor.band_names} has no rgb bands for a teacher. Name them with rgb= in the '
         'sensor, keep them in bands=, or train without a teacher.'
     )
 
 
 def resize_for_teacher(rgb: Tensor) -> Tensor:
-    """Resize to what the teacher was trained on, bilinear with antialias: (B, 3, H, W) → (B, 3, 518, 518)."""
+    """Resize to the teacher's training size, bilinear with antialias: (B, 3, H, W) → (B, 3, 518, 518)."""
     return F.interpolate(rgb, (TEACHER_SIZE, TEACHER_SIZE), mode='bilinear', antialias=True)
 
 
 def make_teacher(teacher: str | nn.Module | None, pretrained: bool = True, **kwargs: Any) -> nn.Module | None:
-    """A teacher from a timm name, or as it is.
+    """Build a teacher from a timm name; a module is returned as given.
 
     Args:
         teacher: a module, a timm name such as ``vit_large_patch14_reg4_dinov2.lvd142m``, or None.
@@ -58,7 +58,7 @@ def make_teacher(teacher: str | nn.Module | None, pretrained: bool = True, **kwa
         **kwargs: passed to :func:`timm.create_model`.
 
     Raises:
-        ValueError: where the weights can't be fetched; the message says what to do offline.
+        ValueError: where the weights cannot be fetched; the message says what to do offline.
     """
     if teacher is None or isinstance(teacher, nn.Module):
         return teacher
@@ -66,7 +66,7 @@ def make_teacher(teacher: str | nn.Module | None, pretrained: bool = True, **kwa
         return timm.create_model(teacher, pretrained=pretrained, num_classes=0, **kwargs)
     except (OSError, RuntimeError) as error:
         raise ValueError(
-            f'The teacher {teacher!r} could not be made: {error}. Is its name in timm.list_models(), and the Hub '
+            f'The teacher {teacher!r} could not be built: {error}. Is its name in timm.list_models(), and the Hub '
             'reachable? Offline, put its weights into the Hub cache on a machine that is online, or train with '
             'teacher=None.'
         ) from error

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, get_pretrained_cfg
@@ -20,15 +19,14 @@ from torch import nn
 from torchgeo_clay.models import builders
 from torchgeo_clay.models.clay import Clay
 from torchgeo_clay.models.pyramid import Pyramid
-from torchgeo_clay.models.weights.files import CheckpointError
-from torchgeo_clay.models.weights.released import ClayLarge8_Weights
+from torchgeo_clay.models.weights import CheckpointError, ClayLarge8_Weights
 
 # a list, as timm's register_model appends to it
 __all__ = ['clay_base_patch8', 'clay_large_patch8', 'clay_small_patch8', 'clay_tiny_patch8']
 
 
 def _cfg(**kwargs: Any) -> dict[str, Any]:
-    """What timm is told of a model: images of any size and bands, normalised per sensor, so not by timm."""
+    """Timm's description of a model; images are normalized per sensor, not by timm."""
     return {
         'num_classes': 0,
         'input_size': (3, 256, 256),
@@ -45,7 +43,7 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
 
 _META = ClayLarge8_Weights.CLAY_V1_5.meta
 
-#: By this name timm's register_model finds them in the entry points' module.
+#: timm's register_model looks for this name in the entry points' module.
 default_cfgs = generate_default_cfgs(
     {
         'clay_tiny_patch8': _cfg(),
@@ -55,7 +53,7 @@ default_cfgs = generate_default_cfgs(
             hf_hub_id=f'{_META["hf_repo"]}@{_META["revision"]}',
             hf_hub_filename=_META['filename'],
             license=_META['license'],
-            custom_load=True,  # not a file that timm's own loader could read
+            custom_load=True,  # timm's own loader cannot read the file
         ),
     }
 )
@@ -67,7 +65,7 @@ def _weights(
     cache_dir: str | os.PathLike[str] | None,
     *cfgs: Mapping[str, Any] | str | None,
 ) -> str | os.PathLike[str] | None:
-    """The file that ``pretrained=True`` means: one named in timm's way (``pretrained_cfg_overlay``), or the release."""
+    """Return the file that ``pretrained=True`` means: that of ``pretrained_cfg_overlay``, or the release's."""
     if not pretrained:
         return None
     for cfg in cfgs:
@@ -77,7 +75,7 @@ def _weights(
     if name not in released:
         raise CheckpointError(
             f'pretrained=True: there are no released weights of {name}. Released: {list(released)}. '
-            "For weights of your own pretraining give pretrained_cfg_overlay={'file': PATH} too, or use the builder of "
+            "For weights of your own pretraining add pretrained_cfg_overlay={'file': PATH}, or use the builder of "
             'torchgeo_clay.models with weights=PATH.'
         )
     return released[name].fetch(cache_dir=cache_dir)
@@ -91,16 +89,22 @@ def _create(
     cache_dir: str | os.PathLike[str] | None = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """Build an encoder in timm's way; its weights are read by our own reader as it is built, not by timm's after."""
+    """Build an encoder for timm, whose weights are read by our own reader when it is built, not by timm's after."""
     name = builder.__name__
     if isinstance(pretrained_cfg, str):
-        get_pretrained_cfg(f'{name}.{pretrained_cfg}')  # raises for a tag that there is not, before anything is fetched
+        get_pretrained_cfg(f'{name}.{pretrained_cfg}')  # raises for an unknown tag before anything is fetched
     weights = _weights(name, pretrained, cache_dir, pretrained_cfg_overlay, pretrained_cfg)
     feature_cfg: dict[str, Any] = {'feature_cls': Pyramid, 'out_indices': (0, 1, 2, 3)}
-    if kwargs.get('features_only') and 'output_stride' in kwargs:  # DeepLab's way to ask for finer maps
+    if kwargs.get('features_only') and 'output_stride' in kwargs:  # set by DeepLab
         feature_cfg['output_stride'] = kwargs.pop('output_stride')
+
+    def build(in_chans: int, dynamic_img_size: bool = True, **model_kwargs: Any) -> Clay:
+        """Build without what timm and smp always pass: a number of channels, of which Clay takes any, and True."""
+        refused = {} if dynamic_img_size else {'dynamic_img_size': False}
+        return builder(weights, **refused, **model_kwargs)
+
     return build_model_with_cfg(
-        partial(builder, weights),
+        build,
         name,
         pretrained=False,
         pretrained_cfg=pretrained_cfg,
@@ -111,52 +115,30 @@ def _create(
 
 
 def clay_tiny_patch8(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Clay's encoder, tiny, for timm; see :func:`torchgeo_clay.models.clay_tiny_patch8`.
-
-    Args:
-        pretrained: must be False, or come with a file, as this size was never released.
-        **kwargs: of :func:`timm.create_model` and of the builder.
-
-    Raises:
-        CheckpointError: for ``pretrained=True`` without a file.
-    """
+    """Build Clay's tiny encoder for timm, which was never released. Arguments as :func:`clay_large_patch8`."""
     return _create(builders.clay_tiny_patch8, pretrained, **kwargs)
 
 
 def clay_small_patch8(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Clay's encoder, small, for timm; see :func:`torchgeo_clay.models.clay_small_patch8`.
-
-    Args:
-        pretrained: must be False, or come with a file, as this size was never released.
-        **kwargs: of :func:`timm.create_model` and of the builder.
-
-    Raises:
-        CheckpointError: for ``pretrained=True`` without a file.
-    """
+    """Build Clay's small encoder for timm, which was never released. Arguments as :func:`clay_large_patch8`."""
     return _create(builders.clay_small_patch8, pretrained, **kwargs)
 
 
 def clay_base_patch8(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Clay's encoder, base, for timm; see :func:`torchgeo_clay.models.clay_base_patch8`.
-
-    Args:
-        pretrained: must be False, or come with a file, as this size was never released.
-        **kwargs: of :func:`timm.create_model` and of the builder.
-
-    Raises:
-        CheckpointError: for ``pretrained=True`` without a file.
-    """
+    """Build Clay's base encoder for timm, which was never released. Arguments as :func:`clay_large_patch8`."""
     return _create(builders.clay_base_patch8, pretrained, **kwargs)
 
 
 def clay_large_patch8(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Clay's encoder, large, for timm; see :func:`torchgeo_clay.models.clay_large_patch8`.
+    """Build Clay's large encoder for timm; see :func:`torchgeo_clay.models.clay_large_patch8`.
 
     Args:
-        pretrained: load :class:`ClayLarge8_Weights`.
-        **kwargs: of :func:`timm.create_model` and of the builder.
+        pretrained: load the file of ``pretrained_cfg_overlay``, else :class:`ClayLarge8_Weights`.
+        **kwargs: of :func:`timm.create_model` and of the builder. ``in_chans``, which callers such as
+            segmentation_models_pytorch always pass, has no effect: Clay takes any number of channels.
 
     Raises:
-        CheckpointError: for weights that can't be fetched or read.
+        CheckpointError: for weights that cannot be fetched or read.
+        TypeError: for arguments that :class:`Clay` refuses.
     """
     return _create(builders.clay_large_patch8, pretrained, **kwargs)

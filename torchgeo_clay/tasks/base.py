@@ -16,14 +16,13 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchgeo.tasks import BaseTask
 
-from torchgeo_clay.conditioning import Conditioning, on_host
-from torchgeo_clay.conditioning import task_conditioning
+from torchgeo_clay.conditioning import Conditioning, on_host, task_conditioning
 from torchgeo_clay.models import CheckpointError, Clay, builders, save_encoder
+from torchgeo_clay.models.clay import find_clay
 from torchgeo_clay.models.decoders import DenseClay
 from torchgeo_clay.models.freezing import eval_frozen, freeze_encoder
 from torchgeo_clay.models.lora import add_lora, merge_lora
-from torchgeo_clay.models.scope import find_clay
-from torchgeo_clay.models.weights.released import WeightsLike, choose
+from torchgeo_clay.models.weights import WeightsLike
 from torchgeo_clay.tasks.labels import check_labels
 from torchgeo_clay.tasks.optim import finetuning, warm_cosine
 
@@ -65,8 +64,8 @@ class ClayTask(BaseTask):
             CheckpointError: for ``weights: true`` where none were released.
         """
         name = self.hparams['model']
-        if name not in builders.__all__:
-            raise ValueError(f'model: expected one of {", ".join(sorted(builders.__all__))}, got {name!r}.')
+        if name not in builders.ENCODERS:
+            raise ValueError(f'model: expected one of {", ".join(sorted(builders.ENCODERS))}, got {name!r}.')
         ways = [key for key in ('freeze_backbone', 'trainable_blocks', 'lora') if self.hparams[key]]
         if len(ways) > 1:
             raise ValueError(
@@ -80,7 +79,7 @@ class ClayTask(BaseTask):
                 'layer_decay: expected a factor over 0 and up to 1 per layer of an encoder that is trained, got '
                 f'{decay} with freeze_backbone={self.hparams["freeze_backbone"]}.'
             )
-        return choose(self.weights, name)
+        return self.weights
 
     def configure_training(self) -> None:
         """Freeze what is not to be trained, and add adapters, once the model is built."""

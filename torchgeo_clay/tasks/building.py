@@ -9,7 +9,7 @@ from typing import Any
 
 from torchgeo_clay.models import Clay, builders
 from torchgeo_clay.models.decoders import ChangeClay, DenseClay
-from torchgeo_clay.models.weights.released import WeightsLike
+from torchgeo_clay.models.weights import WeightsLike
 
 __all__ = ('change_detector', 'classifier', 'pixelwise')
 
@@ -51,11 +51,9 @@ def change_detector(hparams: Mapping[str, Any], weights: WeightsLike, outputs: i
     """An encoder of two dates with a decoder.
 
     Args:
-        hparams: with ``model``, ``decoder``, ``fusion`` and ``drop_path_rate``.
+        hparams: with ``model``, ``decoder`` and ``drop_path_rate``.
         weights: of the encoder.
         outputs: K.
     """
     rate = hparams['drop_path_rate']
-    return ChangeClay(
-        hparams['model'], hparams['decoder'], outputs, weights, fusion=hparams['fusion'], drop_path_rate=rate
-    )
+    return ChangeClay(hparams['model'], hparams['decoder'], outputs, weights, drop_path_rate=rate)

@@ -34,7 +34,6 @@ class ClayChangeDetection(ClayTask, ChangeDetection):
         self,
         model: str = 'clay_large_patch8',
         decoder: Literal['unet', 'deeplabv3+', 'upernet', 'segformer'] = 'unet',
-        fusion: Literal['diff', 'concat'] = 'diff',
         weights: ClayLarge8_Weights | str | bool | None = None,
         task: Literal['binary', 'multiclass', 'multilabel'] = 'binary',
         num_classes: int | None = None,
@@ -63,8 +62,6 @@ class ClayChangeDetection(ClayTask, ChangeDetection):
             model: the encoder's builder; see :class:`~torchgeo_clay.tasks.ClayClassification` and
                 :class:`~torchgeo_clay.tasks.ClaySemanticSegmentation`, as for the arguments not explained here.
             decoder: see :class:`~torchgeo_clay.tasks.ClaySemanticSegmentation`.
-            fusion: what the decoder sees: the later feature maps minus the earlier (``diff``, as TorchGeo's
-                fcsiamdiff), or a convolution of both (``concat``, as fcsiamconc).
             weights: of the encoder. Everything after it is new.
             task: see :class:`torchgeo.tasks.ChangeDetection`, as for the arguments up to ``ignore_index``.
             num_classes: K for ``task='multiclass'``.

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchgeo.tasks import Classification
 
 from torchgeo_clay.models import ClayLarge8_Weights
-from torchgeo_clay.models.padding import pad_image
+from torchgeo_clay.models.clay import pad_image
 from torchgeo_clay.tasks.base import ClayTask
 from torchgeo_clay.tasks.building import classifier
 

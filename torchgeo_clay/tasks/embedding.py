@@ -12,11 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchgeo.tasks import BaseTask
 
-from torchgeo_clay.conditioning import Conditioning, LatLonOrder
-from torchgeo_clay.conditioning import batch_sensor
+from torchgeo_clay.conditioning import Conditioning, LatLonOrder, batch_sensor
 from torchgeo_clay.models import Clay, FoldedClay, builders
 from torchgeo_clay.models.casting import cast_copy, cast_matmuls
-from torchgeo_clay.models.weights.released import choose
 from torchgeo_clay.sensors import Sensor
 from torchgeo_clay.tasks.precision import warn_if_emulated
 
@@ -56,8 +54,8 @@ class ClayEmbedding(BaseTask):
             ValueError: for an unknown model or pooling, or no weights.
             CheckpointError: for weights that can't be used.
         """
-        if model not in builders.__all__:
-            raise ValueError(f'model: expected one of {", ".join(sorted(builders.__all__))}, got {model!r}.')
+        if model not in builders.ENCODERS:
+            raise ValueError(f'model: expected one of {", ".join(sorted(builders.ENCODERS))}, got {model!r}.')
         if pooling not in ('class', 'mean', 'patches'):
             raise ValueError(f"pooling: expected 'class', 'mean' or 'patches', got {pooling!r}.")
         if weights is None:
@@ -65,7 +63,7 @@ class ClayEmbedding(BaseTask):
                 'weights: expected a checkpoint, or true for the released weights, got none: embeddings of random '
                 'weights say little. If you do want those, give weights: false.'
             )
-        self.weights = choose(weights, model)
+        self.weights = weights
         self._folded: dict[str, FoldedClay] = {}
         self._cast: dict[torch.dtype, nn.Sequential] = {}
         super().__init__()
@@ -120,7 +118,7 @@ class ClayEmbedding(BaseTask):
 
     def _folded_for(self, sensor: Sensor, device: str) -> FoldedClay:
         """The encoder folded for a sensor; under autocast with weights in its dtype, which all sensors share."""
-        folded = self.model.fold(sensor, copy=False)
+        folded = FoldedClay(self.model, sensor).eval()
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
             if dtype not in self._cast:

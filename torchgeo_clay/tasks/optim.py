@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LambdaLR
 
-from torchgeo_clay.models.patch_embed import WaveKernels
+from torchgeo_clay.models.clay import WaveKernels
 
 __all__ = ('cosine', 'finetuning', 'published', 'warm_cosine', 'warmup_cosine')
 
@@ -89,7 +89,7 @@ def cosine(
         warmup: share of the steps in which the rate rises.
         floor: factor on the rate at the end.
         no_decay: names of weights that are not decayed beside norms and biases.
-        kernel_rate: factor on the rate of :class:`~torchgeo_clay.models.patch_embed.WaveKernels`.
+        kernel_rate: factor on the rate of :class:`~torchgeo_clay.models.clay.WaveKernels`.
 
     Returns:
         The optimiser and its scheduler, to be stepped once per training step.

@@ -15,8 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 import torchgeo_clay.models
-from torchgeo_clay.conditioning import Conditioning, LatLonOrder
-from torchgeo_clay.conditioning import batch_sensor
+from torchgeo_clay.conditioning import Conditioning, LatLonOrder, batch_sensor
 from torchgeo_clay.models import ClayMAE, MAEOutput
 from torchgeo_clay.models.teacher import teacher_rgb
 from torchgeo_clay.tasks.optim import cosine, published
@@ -152,7 +151,7 @@ class ClayPretraining(TaughtTask):
         Args:
             batch: see :class:`~torchgeo_clay.datamodules.ClayPretrainDataModule`. Without ``target`` it is the image,
                 without ``valid`` all of it counts, and without ``noise`` masks are drawn here.
-            share: see :func:`~torchgeo_clay.models.losses.masked_l1`; None for the loss of this batch alone.
+            share: see :func:`~torchgeo_clay.models.mae.masked_l1`; None for the loss of this batch alone.
 
         Returns:
             Losses, prediction and mask.
@@ -171,7 +170,7 @@ class ClayPretraining(TaughtTask):
             rgb=None if self.model.teacher is None else teacher_rgb(batch.get('target', batch['image']), sensor),
             teacher_target=batch.get('teacher_target') if self.model.teacher is None else None,
             loss_scale=sensor.loss_scale,
-            share=share,
+            global_count=share,
         )
         return output
 

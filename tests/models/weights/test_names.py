@@ -3,7 +3,6 @@
 """Weights go in whole, under the right names, or not at all."""
 
 import os
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -247,16 +246,14 @@ def test_new_head(tmp_path: Path, pool: str) -> None:
     mae = models.clay_mae_tiny_patch8()
     path = released_file(tmp_path / 'released.ckpt', mae)
     torch.manual_seed(0)
-    model = models.clay_tiny_patch8(
-        weights=path, num_classes=3, global_pool=pool, drop_path_rate=0.1, sensor='naip', bands=['red', 'nir']
-    )
+    model = models.clay_tiny_patch8(weights=path, num_classes=3, global_pool=pool, drop_path_rate=0.1)
     assert is_real(model)
     assert model.head.weight.std() > 0
-    assert torch.equal(model.sensor_wavelengths, torch.tensor([0.65, 0.842]))
     assert torch.equal(model.blocks[5].attn.qkv.weight, mae.encoder.blocks[5].attn.qkv.weight)
     model.eval()
-    assert model(torch.randn(2, 2, 16, 16)).shape == (2, 3)
-    assert model(torch.randn(2, 2, 16, 16)).isfinite().all()
+    logits = model(torch.randn(2, 2, 16, 16), [0.65, 0.842], 1.0)
+    assert logits.shape == (2, 3)
+    assert logits.isfinite().all()
 
 
 def test_kept_head(released: tuple[Path, ClayMAE]) -> None:
@@ -326,7 +323,7 @@ def test_encoder_that_does_not_fit(tmp_path: Path, change: str, kind: str) -> No
         (lambda s: s.pop('model.proj.weight'), r"missing \['model\.proj\.weight"),
         (lambda s: s.update({'model.proj.weight': torch.ones(8, 48)}), r'proj\.weight is \(8, 48\)'),
         (lambda s: s.update({'model.stranger': torch.ones(1)}), r"unexpected tensors \['model\.stranger"),
-        (lambda s: [s.pop(k) for k in list(s) if 'decoder' in k], 'an encoder alone'),
+        (lambda s: [s.pop(k) for k in list(s) if 'decoder' in k], 'only an encoder'),
     ],
 )
 def test_autoencoder_that_does_not_fit(tmp_path: Path, edit: Change, match: str) -> None:
@@ -345,25 +342,6 @@ def test_encoder_alone_into_the_autoencoder(tmp_path: Path) -> None:
     save_encoder(small_encoder(), tmp_path / 'encoder.safetensors')
     with pytest.raises(CheckpointError, match=r'encoder alone.*clay_…_patch8\(weights=…\)'):
         load_mae(small_mae(), tmp_path / 'encoder.safetensors')
-
-
-@pytest.mark.parametrize('load', [load_encoder, load_mae])
-def test_damaged_in_its_last_tensor(released: tuple[Path, ClayMAE], load: Callable[..., object]) -> None:
-    """What was read before the damage is not in the model."""
-    path, mae = released
-    last = 'encoder.' + next(reversed(mae.encoder.state_dict())) if load is load_encoder else 'proj.bias'
-    number = list(mae.state_dict()).index(last)
-    with zipfile.ZipFile(path) as archive:
-        info = next(i for i in archive.infolist() if i.filename.endswith(f'/data/{number}'))
-    content = bytearray(path.read_bytes())
-    name, extra = (int.from_bytes(content[info.header_offset + at :][:2], 'little') for at in (26, 28))
-    content[info.header_offset + 30 + name + extra] ^= 1
-    path.write_bytes(content)
-    model = small_encoder() if load is load_encoder else small_mae()
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    with pytest.raises(CheckpointError, match='damaged'):
-        load(model, path)
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
 def test_code_in_a_released_layout(tmp_path: Path) -> None:

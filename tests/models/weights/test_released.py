@@ -25,7 +25,7 @@ from torchgeo_clay import models
 from torchgeo_clay.models import CheckpointError, ClayLarge8_Weights
 from torchgeo_clay.models.weights.files import Archive
 from torchgeo_clay.models.weights.names import released_name
-from torchgeo_clay.models.weights.released import fetch
+from torchgeo_clay.models.weights.released import resolve_weights
 
 WEIGHTS = ClayLarge8_Weights.CLAY_V1_5
 REVISION = '2033cf5c59afbd8fef655008d0b0a9d6861951c8'
@@ -178,9 +178,9 @@ def test_pinned() -> None:
 # what goes well ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('weights', [WEIGHTS, 'ClayLarge8_Weights.CLAY_V1_5'])
+@pytest.mark.parametrize('weights', [True, WEIGHTS, 'CLAY_V1_5', 'ClayLarge8_Weights.CLAY_V1_5'])
 def test_fetched_then_offline(
-    hub: Hub, source: models.Clay, monkeypatch: pytest.MonkeyPatch, weights: ClayLarge8_Weights | str
+    hub: Hub, source: models.Clay, monkeypatch: pytest.MonkeyPatch, weights: ClayLarge8_Weights | str | bool
 ) -> None:
     assert equal(models.clay_tiny_patch8(weights=weights), source)
     assert hub.requests[0] == f'HEAD {URL}'
@@ -237,9 +237,8 @@ def test_timm_pretrained(hub: Hub, source: models.Clay, tmp_path: Path) -> None:
     assert equal(features.model.blocks, source.blocks)
 
 
-def test_state_dict_for_torchgeo(hub: Hub, source: models.Clay, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_state_dict_for_torchgeo(hub: Hub, source: models.Clay) -> None:
     """TorchGeo's tasks take the weights so, with arguments meant for downloads by URL."""
-    monkeypatch.setattr('torchgeo_clay.models.builders.clay_large_patch8', models.clay_tiny_patch8)
     state = WEIGHTS.get_state_dict(progress=True, check_hash=True, weights_only=True)
     assert state.keys() == source.state_dict().keys()
     assert all(torch.equal(v, state[k]) for k, v in source.state_dict().items())
@@ -281,7 +280,7 @@ def test_wrong_digest(hub: Hub, tmp_path: Path, source: models.Clay) -> None:
     """What came is not what the Hub says: an error, nothing stays in the cache, and a second try gets the right one."""
     right = hub.content
     hub.content = right[:-1] + bytes([right[-1] ^ 1])
-    with pytest.raises(CheckpointError, match=rf'SHA-256 is {hub.digest}, what came has .*removed from the cache'):
+    with pytest.raises(CheckpointError, match=rf'{hub.digest}, the file received has .*removed from the cache'):
         models.clay_tiny_patch8(weights=WEIGHTS)
     assert cached_files(tmp_path) == []
     hub.content = right
@@ -377,5 +376,6 @@ def test_unknown_name() -> None:
 
 
 def test_paths_are_paths(tmp_path: Path) -> None:
-    assert fetch(str(tmp_path / 'a.ckpt'), 'clay_tiny_patch8') == tmp_path / 'a.ckpt'
-    assert fetch(tmp_path, 'clay_tiny_patch8') == tmp_path
+    assert resolve_weights(str(tmp_path / 'a.ckpt'), 'clay_tiny_patch8') == tmp_path / 'a.ckpt'
+    assert resolve_weights(tmp_path, 'clay_tiny_patch8') == tmp_path
+    assert resolve_weights(None, 'clay_tiny_patch8') is resolve_weights(False, 'clay_tiny_patch8') is None

@@ -1,10 +1,8 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Lazy, verified reading of tensors from ``.ckpt`` and ``.safetensors`` files.
+"""Lazy reading of tensors from ``.ckpt`` and ``.safetensors`` files.
 
-A checkpoint's pickle is read without its tensors (torch's FakeTensorMode leaves their offsets), so that of the
-release's 5.16 GB only the 1.25 GB of the encoder are ever touched, one tensor at a time, each checked against the
-archive's CRC.
+Both formats are mapped into memory, so of the release's 5.16 GB only the 1.25 GB of the encoder are ever read.
 """
 
 from __future__ import annotations
@@ -12,26 +10,23 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-import struct
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+
+from torchgeo_clay.writers.atomic import atomic
 
 __all__ = ('Archive', 'CheckpointError', 'tensor_digest', 'write_safetensors')
 
-_CHUNK = 1 << 24
-_LOCAL_HEADER = struct.Struct('<26xHH')  # a zip entry's local header: lengths of its name and extra field
-
 
 class CheckpointError(ValueError):
-    """A weights file that can't be used; the message says why, and what can."""
+    """A weights file that cannot be used; the message says why, and what can."""
 
 
 class Archive:
@@ -40,7 +35,7 @@ class Archive:
     Attributes:
         path: the file.
         shapes: the shapes of its tensors, by name.
-        extra: what a checkpoint holds beside its ``state_dict`` (tensors without values), or a safetensors' metadata.
+        extra: the other contents of a checkpoint, or the metadata of a safetensors file.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -56,27 +51,27 @@ class Archive:
         if not self.path.is_file():
             raise CheckpointError(f'No weights file at {self.path}. Expected a .ckpt or a .safetensors.')
         self.extra: Mapping[str, Any]
-        self._fake: Mapping[str, Tensor] = {}
+        self._mapped: Mapping[str, Tensor] = {}
         if self.path.suffix == '.safetensors':
             self.shapes, self.extra = _safetensors_contents(self.path)
         else:
-            self._fake, self.extra = _checkpoint_contents(self.path)
-            self.shapes = {k: tuple(v.shape) for k, v in self._fake.items()}
+            self._mapped, self.extra = _checkpoint_contents(self.path)
+            self.shapes = {k: tuple(v.shape) for k, v in self._mapped.items()}
 
     def read(self, keys: Iterable[str]) -> dict[str, Tensor]:
-        """Read some tensors.
+        """Read some tensors into memory of their own.
 
         Args:
             keys: their names, of :attr:`shapes`.
 
         Returns:
-            Real tensors on the CPU, by name.
+            Tensors on the CPU, by name.
 
         Raises:
-            CheckpointError: if bytes are missing or do not match their checksum.
+            CheckpointError: if a safetensors file is unreadable or does not match its digest.
         """
-        if self._fake:
-            return _read_zip(self.path, {k: self._fake[k] for k in keys})
+        if self._mapped:
+            return {k: self._mapped[k].detach().clone() for k in keys}
         try:
             with safe_open(self.path, framework='pt') as file:
                 tensors = {k: file.get_tensor(k) for k in keys}
@@ -104,15 +99,14 @@ def _safetensors_contents(path: Path) -> tuple[Mapping[str, tuple[int, ...]], Ma
 
 
 def _checkpoint_contents(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
-    """The state dict of a checkpoint, its tensors fake, and whatever stands beside it."""
+    """The state dict of a checkpoint, mapped into memory, and its other contents."""
     if not zipfile.is_zipfile(path):
         raise CheckpointError(
             f'{path}: not a whole PyTorch checkpoint in zip format. Truncated? Then copy or download it again. '
             'Written by PyTorch before 1.6? Then load and save it with a newer one.'
         )
     try:
-        with FakeTensorMode():
-            contents = torch.load(path, map_location='cpu', weights_only=True)
+        contents = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f'{path}: holds more than tensors and plain values, that is code, which is never run here. If you trust '
@@ -130,53 +124,6 @@ def _checkpoint_contents(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str,
     return state, {k: v for k, v in contents.items() if k != 'state_dict'} if state is not contents else {}
 
 
-def _read_zip(path: Path, fakes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Read tensors of a PyTorch zip archive, each checked against its entry's CRC-32."""
-    storages: dict[int, Tensor] = {}  # by offset, as tensors may share one
-    tensors: dict[str, Tensor] = {}
-    key = 'its table of contents'
-    try:
-        with zipfile.ZipFile(path) as archive, open(path, 'rb') as raw:
-            entries = dict(_offsets(archive, raw))
-            for key, fake in fakes.items():
-                storage = fake.untyped_storage()
-                offset = int(storage._checkpoint_offset or 0)
-                if offset not in storages:
-                    storages[offset] = _read_entry(archive, entries[offset], storage.nbytes())
-                flat = storages[offset].untyped_storage()
-                tensors[key] = torch.empty(0, dtype=fake.dtype)
-                tensors[key].set_(flat, fake.storage_offset(), fake.shape, fake.stride())
-    except (zipfile.BadZipFile, EOFError, KeyError, OSError, RuntimeError, struct.error) as error:
-        raise CheckpointError(
-            f'{path}: {key} is damaged ({error}); the file was truncated or changed. Copy or download it again.'
-        ) from error
-    return tensors
-
-
-def _offsets(archive: zipfile.ZipFile, raw: BinaryIO) -> Iterator[tuple[int, zipfile.ZipInfo]]:
-    """Where the bytes of each entry begin, which is by what PyTorch's reader calls them."""
-    for entry in archive.infolist():
-        raw.seek(entry.header_offset)
-        name, extra = _LOCAL_HEADER.unpack(raw.read(_LOCAL_HEADER.size))
-        yield entry.header_offset + _LOCAL_HEADER.size + name + extra, entry
-
-
-def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, size: int) -> Tensor:
-    """Read one entry into memory of its own; zipfile compares the CRC as the last byte is read."""
-    if entry.file_size != size:  # or the last byte, hence the CRC, would never be reached
-        raise EOFError(f'{entry.file_size} of {size} bytes')
-    buffer = torch.empty(size, dtype=torch.uint8)
-    view = memoryview(buffer.numpy())
-    with cast(zipfile.ZipExtFile, archive.open(entry)) as file:
-        done = 0
-        while done < size:
-            read = file.readinto(view[done : done + _CHUNK])
-            if not read:
-                raise EOFError(f'{done} of {size} bytes')
-            done += read
-    return buffer
-
-
 def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, dtypes, shapes and bytes of tensors, in the order of their names."""
     digest = hashlib.sha256()
@@ -188,23 +135,19 @@ def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
-    """Write tensors and their digest, whole or not at all.
+    """Write tensors and their digest, atomically.
 
     Args:
         tensors: by name.
         path: the file, which ends in ``.safetensors``.
-        metadata: strings to write beside them.
+        metadata: further strings.
 
     Raises:
         ValueError: for another suffix.
+        OutputError: if the file cannot be written.
     """
-    path = Path(path)
-    if path.suffix != '.safetensors':
+    if Path(path).suffix != '.safetensors':
         raise ValueError(f'Expected a path that ends in .safetensors, got {path}.')
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    partial = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
+    with atomic(path) as partial:
         save_file(tensors, partial, {**metadata, 'sha256': tensor_digest(tensors)})
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

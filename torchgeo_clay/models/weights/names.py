@@ -8,13 +8,14 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 
+import torch
 from torch import Tensor, nn
 
 from torchgeo_clay.models.clay import Clay
 from torchgeo_clay.models.mae import ClayMAE
 from torchgeo_clay.models.weights.files import Archive, CheckpointError, write_safetensors
 
-__all__ = ('load_encoder', 'load_mae', 'released_name', 'save_encoder')
+__all__ = ('load_encoder', 'load_mae', 'read_encoder', 'released_name', 'save_encoder')
 
 #: Our name → the release's, as regular expressions of prefixes; the rest of a name (weight, bias, ...) is the same.
 _TABLE: tuple[tuple[str, str], ...] = (
@@ -44,7 +45,7 @@ _KERNELS: tuple[tuple[str, str], ...] = (
 #: A tensor that only an encoder has, by which its place in a file is found.
 _OURS, _RELEASED = 'patch_embed.kernels.fc1.weight', 'patch_embedding.fclayer.l1.weight'
 
-#: What a classifier has beside the encoder: not in a released file, and not looked for in one of ours.
+#: Parts of a classifier that are not the encoder: absent from a released file, ignored in one of ours.
 _HEADS = r'(head|fc_norm|attn_pool)\.(?!kernels)'
 
 #: Width and depth of an encoder → its builder.
@@ -90,7 +91,7 @@ def _find_encoder(archive: Archive) -> tuple[str, bool]:
 
 
 def _refuse_v1(archive: Archive, prefix: str) -> None:
-    """Raise for a v1 model, which is told by its teacher (SAM): of another architecture, though the names are alike."""
+    """Raise for a v1 model, recognized by its teacher (SAM): another architecture, though the names are alike."""
     parameters = archive.extra.get('hyper_parameters')
     named = str(parameters.get('teacher', '')) if isinstance(parameters, Mapping) else ''
     held = [k for k in archive.shapes if k.startswith(prefix.removesuffix('encoder.') + 'teacher.')]
@@ -102,12 +103,19 @@ def _refuse_v1(archive: Archive, prefix: str) -> None:
         )
 
 
-def _size_hint(archive: Archive) -> str:
-    """What the encoder in a file looks like."""
+def _encoder_size(archive: Archive) -> tuple[int, int, int]:
+    """Width, depth and hidden width of the encoder in a file."""
     prefix, released = _find_encoder(archive)
     blocks = prefix + ('transformer.layers.' if released else 'blocks.')
     depth = len({k.removeprefix(blocks).split('.')[0] for k in archive.shapes if k.startswith(blocks)})
-    width = archive.shapes.get(prefix + 'cls_token', (0,))[-1]
+    hidden = prefix + (released_name('blocks.0.mlp.fc1.weight') if released else 'blocks.0.mlp.fc1.weight')
+    return archive.shapes.get(prefix + 'cls_token', (0,))[-1], depth, archive.shapes.get(hidden, (0,))[0]
+
+
+def _size_hint(archive: Archive) -> str:
+    """Describe the encoder in a file."""
+    _, released = _find_encoder(archive)
+    width, depth, _ = _encoder_size(archive)
     name = _SIZES.get((width, depth))
     hint = f' The file holds an encoder {width} wide and {depth} deep'
     hint += f', which is clay_{name}_patch8' if name else ''
@@ -138,10 +146,10 @@ def _gather(archive: Archive, module: nn.Module, prefix: str, released: bool) ->
 
 
 def _assign(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Put tensors in place of a module's; on the meta device it had none, and what is left there is made new."""
+    """Load tensors into a module; one on the meta device takes them, and parts without tensors are initialized."""
     own = module.state_dict()
     module.load_state_dict({**own, **state}, assign=any(v.is_meta for v in own.values()))
-    for child in module.modules():  # a new head, say, which no file of an encoder holds
+    for child in module.modules():  # such as a new head, which no encoder file holds
         reset = getattr(child, 'init_weights', None) or getattr(child, 'reset_parameters', None)
         if reset and any(p.is_meta for p in child.parameters(recurse=False)):
             child.to_empty(device='cpu', recurse=False)
@@ -149,7 +157,7 @@ def _assign(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     left = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
     if left:
         raise CheckpointError(
-            f'{type(module).__name__} computes {left} when it is built, which no file holds: it can not be built '
+            f'{type(module).__name__} computes {left} when it is built, which no file holds: it cannot be built '
             'without memory. If it is the teacher, make it yourself and give teacher= the module.'
         )
 
@@ -158,15 +166,15 @@ def load_encoder(model: Clay, path: str | os.PathLike[str]) -> Clay:
     """Load an encoder's weights, strictly.
 
     Args:
-        model: the encoder; on the meta device its tensors are made by this, and no memory is used twice.
+        model: the encoder; one on the meta device takes the tensors, so that no memory is used twice.
         path: a released checkpoint, a checkpoint of our own pretraining or of a task, or an encoder-only
             ``.safetensors``.
 
     Returns:
-        The model. Its classification head, if it has one, is left as it was, or new.
+        The model. Its classification head, if it has one, keeps its weights, or is new.
 
     Raises:
-        CheckpointError: for files that can't be read, hold another model, or of which a name or shape does not match.
+        CheckpointError: for files that cannot be read, hold another model, or do not match in a name or shape.
     """
     archive = Archive(path)
     prefix, released = _find_encoder(archive)
@@ -174,7 +182,7 @@ def load_encoder(model: Clay, path: str | os.PathLike[str]) -> Clay:
         _refuse_v1(archive, prefix)
     if any('.lora_A.' in k for k in archive.shapes):
         raise CheckpointError(
-            f'{path}: holds an encoder with adapters (LoRA) beside it. Load the task with load_from_checkpoint and '
+            f'{path}: holds an encoder with separate LoRA adapters. Load the task with load_from_checkpoint and '
             'write its encoder with export(), which merges them; then give that file.'
         )
     _assign(model, _gather(archive, model, prefix, released))
@@ -192,7 +200,7 @@ def load_mae(model: ClayMAE, path: str | os.PathLike[str]) -> ClayMAE:
         The model.
 
     Raises:
-        CheckpointError: see :func:`load_encoder`; also for a file that holds the encoder alone.
+        CheckpointError: see :func:`load_encoder`; also for a file that holds only the encoder.
     """
     archive = Archive(path)
     prefix, released = _find_encoder(archive)
@@ -201,13 +209,13 @@ def load_mae(model: ClayMAE, path: str | os.PathLike[str]) -> ClayMAE:
     stem = prefix.removesuffix('encoder.')
     if not any(k.startswith(stem + 'decoder.') for k in archive.shapes) or stem == prefix:
         raise CheckpointError(
-            f'{archive.path}: holds an encoder alone; the autoencoder needs a decoder too. Expected a released '
+            f'{archive.path}: holds only an encoder; the autoencoder needs a decoder too. Expected a released '
             'checkpoint or one of our pretraining. For the encoder alone use clay_…_patch8(weights=…).'
         )
     known = tuple(stem + part for part in ('encoder.', 'decoder.', 'proj.', 'teacher.'))
-    strangers = [k for k in archive.shapes if k.startswith(stem) and not k.startswith(known)]
-    if strangers:
-        raise CheckpointError(f'{archive.path}: {len(strangers)} unexpected tensors {strangers[:3]} beside {known}.')
+    unknown = [k for k in archive.shapes if k.startswith(stem) and not k.startswith(known)]
+    if unknown:
+        raise CheckpointError(f'{archive.path}: {len(unknown)} unexpected tensors {unknown[:3]}; expected {known}.')
     parts: dict[str, tuple[nn.Module, bool]] = {
         'encoder.': (model.encoder, released),
         'decoder.': (model.decoder, released),
@@ -220,6 +228,22 @@ def load_mae(model: ClayMAE, path: str | os.PathLike[str]) -> ClayMAE:
     for name, (module, _) in parts.items():
         _assign(module, states.pop(name))
     return model
+
+
+def read_encoder(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read an encoder's weights under this package's names, whatever its size.
+
+    Args:
+        path: as :func:`load_encoder`.
+
+    Raises:
+        CheckpointError: see :func:`load_encoder`.
+    """
+    archive = Archive(path)
+    width, depth, hidden = _encoder_size(archive)
+    with torch.device('meta'):  # for its names and shapes, on which the number of heads has no influence
+        model = Clay(embed_dim=width, depth=depth, num_heads=1, mlp_ratio=hidden / width)
+    return load_encoder(model, path).state_dict()
 
 
 def holds_teacher(path: str | os.PathLike[str]) -> bool:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torchvision.models._api import Weights, WeightsEnum
 
 from torchgeo_clay.models.weights.files import CheckpointError
+from torchgeo_clay.models.weights.names import read_encoder
 
-__all__ = ('ClayLarge8_Weights', 'WeightsLike', 'choose', 'fetch')
+__all__ = ('ClayLarge8_Weights', 'WeightsLike', 'resolve_weights')
 
 _REPO, _FILE = 'made-with-clay/Clay', 'v1.5/clay-v1.5.ckpt'
 
@@ -28,13 +29,13 @@ _REVISION = '2033cf5c59afbd8fef655008d0b0a9d6861951c8'
 class ClayLarge8_Weights(WeightsEnum):
     """Released weights of the large model.
 
-    The file has 5.16 GB, as it holds decoder, teacher and optimiser state too; loading reads the parts it needs.
+    The file has 5.16 GB, as it holds decoder, teacher and optimizer state too; loading reads the parts it needs.
     The weights are licensed under Apache-2.0.
     """
 
     CLAY_V1_5 = Weights(
         url=hf_hub_url(_REPO, _FILE, revision=_REVISION),
-        transforms=nn.Identity(),  # normalisation follows the sensor of each image, see torchgeo_clay.sensors
+        transforms=nn.Identity(),  # normalization follows the sensor of each image, see torchgeo_clay.sensors
         meta={
             'model': 'clay_large_patch8',
             'dataset': 'Clay v1.5 training data: Sentinel-2, Sentinel-1, Landsat 8/9, NAIP, LINZ, MODIS',
@@ -54,10 +55,10 @@ class ClayLarge8_Weights(WeightsEnum):
             cache_dir: another cache than the Hub's own.
 
         Returns:
-            Where the file lies.
+            The path of the file.
 
         Raises:
-            CheckpointError: if the Hub can't be reached, or what came does not have the Hub's SHA-256.
+            CheckpointError: if the Hub cannot be reached, or the file received does not have the Hub's SHA-256.
         """
         where = {'repo_id': self.meta['hf_repo'], 'filename': self.meta['filename'], 'revision': self.meta['revision']}
         cache = None if cache_dir is None else Path(cache_dir)
@@ -78,23 +79,22 @@ class ClayLarge8_Weights(WeightsEnum):
         return path
 
     def get_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """The encoder's weights under this package's names, as TorchGeo's tasks ask for them.
+        """Fetch the encoder's weights under this package's names, as TorchGeo's tasks do.
 
         Args:
             *args: ignored (torchvision's are for downloads by URL).
             **kwargs: ignored.
         """
-        from torchgeo_clay.models.builders import clay_large_patch8
-
-        return clay_large_patch8(weights=self).state_dict()
+        return read_encoder(self.fetch())
 
 
-#: What a builder's ``weights`` takes: nothing, a member of the enum, or the path of a file.
-WeightsLike = ClayLarge8_Weights | str | os.PathLike[str] | None
+#: ``weights`` everywhere in this package: True for the release's, a member of the enum or its name, the path of a
+#: file, or None or False for random ones.
+WeightsLike = ClayLarge8_Weights | str | os.PathLike[str] | bool | None
 
 
 def _hub_digest(path: Path, where: dict[str, str]) -> str:
-    """The SHA-256 that the Hub names for a file: its cache calls a large file by it, and so does the file's ETag."""
+    """The SHA-256 that the Hub states for a file: the name of a large file in its cache, and the file's ETag."""
     digest = path.resolve().name
     if not re.fullmatch('[0-9a-f]{64}', digest):  # a cache without symbolic links, as on Windows
         digest = str(get_hf_file_metadata(hf_hub_url(**where)).etag)
@@ -102,33 +102,49 @@ def _hub_digest(path: Path, where: dict[str, str]) -> str:
 
 
 def _verify(path: Path, expected: str, where: dict[str, str]) -> None:
-    """Compare a file that was just fetched with the Hub's SHA-256, and remove it where they differ."""
+    """Compare a fetched file with the Hub's SHA-256, and remove it if they differ."""
     with open(path, 'rb') as file:
         got = hashlib.file_digest(file, 'sha256').hexdigest()
     if got != expected:
         path.resolve().unlink()
         path.unlink(missing_ok=True)
         raise CheckpointError(
-            f'{where["filename"]} of {where["repo_id"]}: the Hub says its SHA-256 is {expected}, what came has {got}. '
-            'It was removed from the cache; fetch it again.'
+            f'{where["filename"]} of {where["repo_id"]}: the Hub states SHA-256 {expected}, the file received '
+            f'has {got}. It was removed from the cache; fetch it again.'
         )
 
 
-def fetch(weights: ClayLarge8_Weights | str | os.PathLike[str], model: str) -> Path:
-    """The file of some weights.
+def resolve_weights(weights: WeightsLike, model: str) -> Path | None:
+    """Find the file that ``weights`` means, and fetch it if it is released.
 
     Args:
-        weights: an enum member, its name (``ClayLarge8_Weights.CLAY_V1_5``), or a path.
-        model: name of the builder they are for.
+        weights: True for the release's, a member of the enum or its name (``CLAY_V1_5`` or
+            ``ClayLarge8_Weights.CLAY_V1_5``), a path, or None or False for random ones.
+        model: name of the encoder's builder.
+
+    Returns:
+        The file, or None for random weights.
 
     Raises:
-        CheckpointError: for weights of another size, or that can't be fetched.
+        CheckpointError: for True or a member where none were released for this size, an unknown member, or weights
+            that cannot be fetched.
     """
-    if isinstance(weights, str) and weights.startswith(f'{ClayLarge8_Weights.__name__}.'):
-        name = weights.partition('.')[2]
-        if name not in ClayLarge8_Weights.__members__:
-            raise CheckpointError(f'No weights {weights!r}. Released: {list(ClayLarge8_Weights.__members__.values())}.')
-        weights = ClayLarge8_Weights.__members__[name]
+    if weights is None or weights is False:
+        return None
+    members = ClayLarge8_Weights.__members__
+    released = {w.meta['model']: w for w in members.values()}
+    if weights is True:
+        if model not in released:
+            raise CheckpointError(
+                f'weights=True: there are no released weights of {model}. Released: {", ".join(released)}. For weights '
+                'of your own pretraining give weights= the path of its checkpoint; for random ones, None.'
+            )
+        return released[model].fetch()
+    if isinstance(weights, str):
+        enum, _, name = weights.rpartition('.')
+        if enum == ClayLarge8_Weights.__name__ and name not in members:
+            raise CheckpointError(f'No weights {weights!r}. Released: {list(members.values())}.')
+        weights = members[name] if enum in ('', ClayLarge8_Weights.__name__) and name in members else weights
     if not isinstance(weights, ClayLarge8_Weights):
         return Path(weights)
     if weights.meta['model'] != model:
@@ -137,29 +153,3 @@ def fetch(weights: ClayLarge8_Weights | str | os.PathLike[str], model: str) -> P
             'released; for other sizes give weights= a checkpoint of your own pretraining, or None.'
         )
     return weights.fetch()
-
-
-def choose(weights: ClayLarge8_Weights | str | os.PathLike[str] | bool | None, model: str) -> WeightsLike:
-    """What a task's ``weights`` mean for a builder, in the ways TorchGeo's tasks have of saying it.
-
-    Args:
-        weights: as :data:`WeightsLike`; also the bare name of an enum member, True for those released, False for none.
-        model: name of the builder they are for.
-
-    Raises:
-        CheckpointError: for True where none were released.
-    """
-    if weights is None or weights is False:
-        return None
-    if weights is True:
-        for released in ClayLarge8_Weights.__members__.values():
-            if released.meta['model'] == model:
-                return released
-        names = [f'{w!r} of {w.meta["model"]}' for w in ClayLarge8_Weights.__members__.values()]
-        raise CheckpointError(
-            f'weights=True: there are no released weights of {model}. Released: {", ".join(names)}. For weights of '
-            'your own pretraining give weights= the path of its checkpoint; for random ones, None.'
-        )
-    if isinstance(weights, str) and weights in ClayLarge8_Weights.__members__:
-        return ClayLarge8_Weights.__members__[weights]
-    return weights
