@@ -7,6 +7,8 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -122,7 +124,7 @@ def test_select_none_is_every_band() -> None:
     [
         (['B02', 'blu'], r"no band 'blu'\. Did you mean 'blue'\?"),
         (['B1'], 'sentinel-2-l2a has no band'),
-        (['B02', 'B03', 'blue'], r"'blue' is asked for 2 times, as \['B02', 'blue'\]"),
+        (['B02', 'B03', 'blue'], r"'blue' is selected 2 times, as \['B02', 'blue'\]"),
         ('B02', r"got the string 'B02'; write \['B02'\]"),
         ([], 'at least one band'),
     ],
@@ -243,6 +245,22 @@ def test_yaml_mistakes_are_named_with_the_file(tmp_path: Path, text: str | dict[
     with pytest.raises(ValueError, match=message) as error:
         Sensor.from_yaml(path)
     assert str(error.value).startswith(str(path))
+
+
+@pytest.mark.parametrize('shape', [(4, 6, 5), (2, 4, 6, 5), (2, 3, 4, 6, 5)])
+def test_normalize_is_torchvisions(shape: tuple[int, ...]) -> None:
+    sensor = get_sensor('naip')
+    image = torch.randint(0, 256, shape, dtype=torch.uint8)
+    expected = torchvision.transforms.v2.functional.normalize(image.float(), list(sensor.mean), list(sensor.std))
+    torch.testing.assert_close(sensor.normalize(image), expected)
+    valid = torch.rand(*shape[:-3], 1, *shape[-2:]) < 0.5
+    masked = sensor.normalize(image.float().where(valid, torch.nan), valid)
+    torch.testing.assert_close(masked, expected.where(valid, 0))
+
+
+def test_normalize_refuses_other_bands() -> None:
+    with pytest.raises(ValueError, match=r'naip: expected an image \(…, 4, H, W\) .*got \(1, 3, 8, 8\)'):
+        get_sensor('naip').normalize(torch.zeros(1, 3, 8, 8))
 
 
 def test_unknown_sensor_suggests_the_nearest() -> None:

@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""One band of a sensor, and how bands are named. Wavelengths are in µm."""
+"""One band of a sensor, and comparison of band names. Wavelengths are in µm."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 __all__ = ('Band', 'check_wavelengths', 'fold', 'suggest')
 
-#: Longest wavelength that is taken at its word, in µm. Thermal infrared ends near 15 µm; what lies above is in
-#: nanometres (Clay's own docs make that mistake) or a radar wavelength, for which Clay uses the tokens 3.5 and 4.0.
+#: Longest wavelength accepted, µm. Thermal infrared ends near 15 µm; values above are in nanometres (an error also of
+#: Clay's own docs) or radar wavelengths, for which Clay uses the tokens 3.5 and 4.0.
 MAX_WAVELENGTH = 100.0
 
 
@@ -21,7 +21,7 @@ def check_wavelengths(wavelengths: Iterable[float], where: str = 'wavelengths') 
 
     Args:
         wavelengths: central wavelengths, µm.
-        where: what the values belong to, for the message.
+        where: name of the values in the message.
 
     Raises:
         ValueError: if a value is not finite, not positive, or above 100.
@@ -42,7 +42,7 @@ def fold(name: str) -> str:
 
 
 def suggest(name: str, names: Sequence[str]) -> str:
-    """Name the nearest known name, if one is near."""
+    """Suggest the nearest known name, if one is near."""
     near = difflib.get_close_matches(fold(name), [fold(n) for n in names], n=1, cutoff=0.5)
     match = [n for n in names if near and fold(n) == near[0]]
     return f' Did you mean {match[0]!r}?' if match else ''
@@ -54,10 +54,10 @@ class Band:
 
     Attributes:
         name: the band's name in Clay's training data, such as ``red``.
-        wavelength: central wavelength, µm (for radar: the token of the polarisation).
+        wavelength: central wavelength, µm (for radar: the token of the polarization).
         mean: mean of the training data, in the sensor's units.
         std: standard deviation of the training data, in the sensor's units.
-        aliases: other names of the band (TorchGeo's, the agency's), compared without regard to case.
+        aliases: other names of the band (TorchGeo's, the agency's), compared case-insensitively.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Band:
         """Validate the band.
 
         Raises:
-            ValueError: if the wavelength can't be in µm, or the statistics are not finite with a positive std.
+            ValueError: if the wavelength cannot be in µm, or the statistics are not finite with a positive std.
         """
         if not self.name:
             raise ValueError('Expected a band name, got an empty string.')

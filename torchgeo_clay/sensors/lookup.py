@@ -15,7 +15,7 @@ __all__ = ('get_sensor', 'sensor_table')
 
 
 def get_sensor(sensor: str | os.PathLike[str] | Sensor) -> Sensor:
-    """A sensor by name, from a YAML file, or as it is.
+    """Return a sensor by name or from a YAML file; a :class:`Sensor` is returned as given.
 
     Args:
         sensor: a name of :data:`SENSORS`, a path to a ``.yaml`` (see :meth:`Sensor.from_yaml`), or a sensor.
@@ -37,10 +37,10 @@ def get_sensor(sensor: str | os.PathLike[str] | Sensor) -> Sensor:
 
 
 def sensor_table(sensors: Iterable[Sensor] | None = None) -> str:
-    """The sensors as a Markdown table, a row per band.
+    """Format sensors as a Markdown table, a row per band.
 
     Args:
-        sensors: the sensors to show; None for :data:`SENSORS`.
+        sensors: the sensors to list; None for :data:`SENSORS`.
     """
 
     def rows() -> Iterator[str]:

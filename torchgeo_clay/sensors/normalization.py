@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Normalisation on the device. Shapes: B samples, C bands, H rows, W columns."""
+"""Normalization of batches on the device. Shapes: B samples, C bands, H × W pixels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ('SensorNormalization', 'normalize')
 
 
 def normalize(image: Tensor, valid: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Normalise an image per band and put zeros where it has no data.
+    """Normalize an image per band, zero where it has no data; prefer :meth:`Sensor.normalize`.
 
     Args:
         image: (B, C, H, W) or (B, T, C, H, W) in the sensor's units, any real dtype.
@@ -32,10 +32,10 @@ def normalize(image: Tensor, valid: Tensor, mean: Tensor, std: Tensor) -> Tensor
 
 
 class SensorNormalization:
-    """Normalises each batch with the statistics of its sensor, on the batch's device."""
+    """Normalize each batch with the statistics of its sensor, on the batch's device."""
 
     def __init__(self, sensors: Mapping[str, Sensor]) -> None:
-        """Initialise.
+        """Initialize a new SensorNormalization instance.
 
         Args:
             sensors: batch['sensor'] → the sensor, its bands in the order of the image's.
@@ -54,15 +54,14 @@ class SensorNormalization:
         return self._statistics[name, device]
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Normalise a batch.
+        """Normalize a batch.
 
         Args:
             batch: ``image`` (B, C, H, W), ``valid`` (B, 1, H, W), ``band_mask`` (B, C) bool and ``sensor``.
 
         Returns:
-            The batch with ``target``, the normalised image, and ``image``, the same with hidden bands set to zero:
-            zero after normalisation, as the release does it.
+            The batch with ``target``, the normalized image, and ``image``, the same with hidden bands set to zero
+            after normalization, as in the release.
         """
-        mean, std = self.statistics(batch['sensor'], batch['image'].device)
-        target = normalize(batch['image'], batch['valid'], mean, std)
+        target = self.sensors[batch['sensor']].normalize(batch['image'], batch['valid'])
         return {**batch, 'target': target, 'image': target * batch['band_mask'][:, :, None, None]}

@@ -1,16 +1,22 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""A sensor: its bands, in order, and its ground sampling distance in metres per pixel."""
+"""A sensor: its bands, in order, and its ground sampling distance in metres per pixel.
+
+Shapes: B samples, T dates, C bands, H × W pixels.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
+import torch
 import yaml
+from torch import Tensor
 
 from torchgeo_clay.sensors.band import Band, fold, suggest
 
@@ -28,7 +34,7 @@ class Sensor:
         gsd: nominal ground sampling distance, metres per pixel.
         bands: the bands, in the order of the training data.
         rgb: names of the bands shown as red, green and blue (empty if there are none).
-        loss_scale: factor on the sensor's reconstruction loss (0.1 for MODIS, as the release trained it).
+        loss_scale: factor on the sensor's reconstruction loss (0.1 for MODIS in the release).
         scale: ``linear``, or ``db`` where the statistics are of 10·log10(power).
     """
 
@@ -71,7 +77,7 @@ class Sensor:
     def __torch_function__(
         cls, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Answer ``torch.unbind`` with the sensor itself: TorchGeo's ``unbind_samples`` unbinds all of a batch."""
+        """Return the sensor itself from ``torch.unbind``, which TorchGeo applies to every value of a batch."""
         return (args[0],) if func.__name__ == 'unbind' else NotImplemented
 
     def __len__(self) -> int:
@@ -127,7 +133,7 @@ class Sensor:
         return position
 
     def select(self, bands: Sequence[str] | None) -> Sensor:
-        """The same sensor with the given bands, in the given order.
+        """Select bands, in the given order.
 
         Args:
             bands: names or aliases; None for all bands.
@@ -148,21 +154,43 @@ class Sensor:
             if names.count(name) > 1:
                 asked = [b for b in bands if self.bands[self.index(b)].name == name]
                 raise ValueError(
-                    f'{self.name}: band {name!r} is asked for {len(asked)} times, as {asked}; once is right.'
+                    f'{self.name}: band {name!r} is selected {len(asked)} times, as {asked}; name it once.'
                 )
         rgb = tuple(self.bands[i].name for i in self.rgb_indices)
         return replace(self, bands=chosen, rgb=rgb if set(rgb) <= set(names) else ())
 
-    @classmethod
-    def from_dict(cls, description: Mapping[str, Any]) -> Sensor:
-        """A sensor from nested dictionaries, as read from YAML.
+    def normalize(self, image: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Normalize an image with the statistics of the training data: (pixel - mean) / std per band.
 
         Args:
-            description: ``name``, ``gsd`` and ``bands`` (name → ``wavelength``, ``mean``, ``std`` and, if wanted,
-                ``aliases``); if wanted ``rgb``, ``loss_scale``, ``scale``.
+            image: (…, C, H, W) in the sensor's units, any real dtype, with the sensor's bands as channels, in order.
+            valid: (…, 1 or C, H, W) bool, False where there is no data; None if every pixel is data.
+
+        Returns:
+            float32, of the image's shape and on its device; zero, the mean of the training data, where not valid.
 
         Raises:
-            ValueError: for a missing or unknown key, or values :class:`Sensor` refuses.
+            ValueError: for another number of channels.
+        """
+        if image.ndim < 3 or image.shape[-3] != len(self):
+            raise ValueError(
+                f'{self.name}: expected an image (…, {len(self)}, H, W) of the bands {", ".join(self.band_names)}, got '
+                f'{tuple(image.shape)}. Select the bands of the image with Sensor.select.'
+            )
+        mean, std = _statistics(self, image.device)
+        normalized = (image.to(torch.float32) - mean) / std
+        return normalized if valid is None else torch.where(valid, normalized, 0.0)
+
+    @classmethod
+    def from_dict(cls, description: Mapping[str, Any]) -> Sensor:
+        """Make a sensor from nested dictionaries, as read from YAML.
+
+        Args:
+            description: ``name``, ``gsd`` and ``bands`` (name → ``wavelength``, ``mean``, ``std`` and optionally
+                ``aliases``); optionally ``rgb``, ``loss_scale``, ``scale``.
+
+        Raises:
+            ValueError: for a missing or unknown key, or a value that :class:`Sensor` refuses.
         """
         known = {'name', 'gsd', 'bands', 'rgb', 'loss_scale', 'scale'}
         _check_keys('sensor', description, required={'name', 'gsd', 'bands'}, known=known)
@@ -188,7 +216,7 @@ class Sensor:
 
     @classmethod
     def from_yaml(cls, path: str | os.PathLike[str]) -> Sensor:
-        """A sensor from a YAML file of a few lines.
+        """Read a sensor from a YAML file of a few lines.
 
         Example::
 
@@ -203,7 +231,7 @@ class Sensor:
             path: the file.
 
         Raises:
-            ValueError: if the file is not such a description; the message names the file and the mistake.
+            ValueError: if the file is not such a description; the message names the file and the error.
         """
         with open(path, encoding='utf-8') as file:
             try:
@@ -218,6 +246,14 @@ class Sensor:
             raise ValueError(f'{os.fspath(path)}: {error}') from error
 
 
+@functools.lru_cache(maxsize=128)
+def _statistics(sensor: Sensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and std of a sensor, each (C, 1, 1) float32, copied to a device once."""
+    with torch.inference_mode(False):  # or training would get the inference tensors of a prediction before it
+        mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (sensor.mean, sensor.std))
+        return mean.to(device), std.to(device)
+
+
 def _check_keys(where: str, mapping: Mapping[str, Any], *, required: set[str], known: set[str]) -> None:
     """Raise for keys that are missing or unknown."""
     if missing := required - set(mapping):
@@ -228,14 +264,14 @@ def _check_keys(where: str, mapping: Mapping[str, Any], *, required: set[str], k
 
 
 def _names(where: str, value: Any) -> tuple[str, ...]:
-    """Convert to a tuple of names; nothing is no names, and a bare string would be taken for its letters."""
+    """Convert to a tuple of names; refuse a bare string, which would be split into its letters."""
     if value is not None and (isinstance(value, str) or not isinstance(value, Sequence)):
         raise ValueError(f'{where}: expected a list of names, got {value!r}.')
     return tuple(map(str, value or ()))
 
 
 def _number(where: str, value: Any) -> float:
-    """Convert to float, naming the place where that fails."""
+    """Convert to float; the error names the place."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f'{where}: expected a number, got {value!r}.')
     return float(value)
