@@ -88,7 +88,7 @@ def embedding_table(rows: Rows, precision: Precision = 'float32') -> pa.Table:
     }
     if scale is not None:
         columns['scale'] = pa.array(scale, pa.float32())
-    bounds = shapely.bounds(geometry)
+    bounds = _bounds(geometry)
     unknown = np.isnan(bounds[:, 0])
     parts = [pa.array(bounds[:, i], pa.float64(), mask=unknown) for i in range(4)]
     columns['bbox'] = pa.StructArray.from_arrays(parts, names=list(_BBOX))
@@ -106,6 +106,18 @@ def _quantised(
     scale = np.abs(embedding).max(axis=1, initial=0).astype(np.float32) / np.float32(127)
     scale = np.where(scale > 0, scale, np.float32(1))
     return np.rint(embedding / scale[:, None]).astype(np.int8), scale
+
+
+def _bounds(geometry: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Bounds (N, 4); of geometries cut at the antimeridian xmin > xmax, as GeoParquet and RFC 7946 ask."""
+    bounds: npt.NDArray[np.float64] = shapely.bounds(geometry)
+    multiple = shapely.get_type_id(geometry) == shapely.GeometryType.MULTIPOLYGON
+    for i in np.flatnonzero(multiple & (bounds[:, 0] == -180) & (bounds[:, 2] == 180)):
+        parts = shapely.bounds(shapely.get_parts(geometry[i]))
+        west, east = parts[:, 2] == 180, parts[:, 0] == -180
+        if not (west & east).any():
+            bounds[i, 0], bounds[i, 2] = parts[west, 0].min(), parts[east, 2].max()
+    return bounds
 
 
 def write_geoparquet(

@@ -184,6 +184,7 @@ def test_intersection_with_labels(folder, write_raster):
 
 
 @torchgeo_on_pandas_3
+@pytest.mark.filterwarnings('ignore:linz. please check')  # 10 m
 def test_intersection_of_two_sensors(folder, write_raster):
     first = SensorRaster(folder / 'a_20200101.tif', 'naip')
     path = write_raster('other.tif', np.full((3, 40, 50), 9, np.uint8), NAIP.band_names[:3])
@@ -310,7 +311,8 @@ def test_plots_every_kind_of_sensor(write_raster, name):
     sensor = SENSORS[name]
     whole = np.random.default_rng(0).random((len(sensor), 16, 20)).astype(np.float32)
     whole[0, 3, 3] = np.nan
-    dataset = SensorRaster(write_raster(pixels=whole, descriptions=sensor.band_names), name)
+    grid = from_origin(500_000, 4_600_000, sensor.gsd, sensor.gsd)
+    dataset = SensorRaster(write_raster(pixels=whole, descriptions=sensor.band_names, transform=grid), name)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         figure = dataset.plot(dataset.patch(0, -2, 0, (20, 20)), suptitle='above')

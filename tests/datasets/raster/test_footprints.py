@@ -127,3 +127,55 @@ def test_a_window_around_a_pole() -> None:
     assert found.bounds[0] == -180
     assert found.bounds[2] == 180
     assert found.bounds[3] == 90
+
+
+POLES = {3413: 90, 3995: 90, 3031: -90}
+
+
+@pytest.mark.parametrize('code', POLES)
+@given(row=st.integers(-64, 0), col=st.integers(-64, 0), height=st.integers(8, 64), width=st.integers(8, 64))
+def test_windows_at_a_pole_are_valid_and_as_large_as_on_the_map(
+    code: int, row: int, col: int, height: int, width: int
+) -> None:
+    transform = from_origin(0, 0, 1000, 1000)  # the pole is the corner of four pixels
+    found = footprint_wgs84(CRS.from_epsg(code), transform, row, col, height, width)
+    assert found.is_valid
+    # an equal-area sum over longitude and the sine of latitude, which no library does for a polygon with a pole
+    equal_area = CRS.from_proj4('+proj=cea +ellps=WGS84')
+    lat = math.copysign(1, POLES[code])
+    flat = shapely.transform(
+        found.segmentize(0.05), lambda p: np.column_stack(warp('EPSG:4326', equal_area.to_wkt(), *p.T))
+    )
+    assert lat * found.centroid.y > 0
+    true = height * width * 1e6
+    scale = {3413: 0.97, 3995: 0.97, 3031: 0.972}[code]  # of these projections at the pole, per side
+    assert flat.area == pytest.approx(true / scale**2, rel=0.02)
+
+
+def test_a_corner_and_an_edge_on_the_pole() -> None:
+    crs, transform = CRS.from_epsg(3995), from_origin(0, 0, 1000, 1000)
+    corner = footprint_wgs84(crs, transform, 0, 0, 16, 16)
+    edge = footprint_wgs84(crs, transform, 0, -16, 16, 32)
+    for found, span in ((corner, 90), (edge, 180)):
+        assert found.is_valid
+        assert found.bounds[3] == 90
+        west, _, east, _ = found.bounds
+        assert east - west == pytest.approx(span, abs=1e-6)
+    whole = footprint_wgs84(crs, transform, -16, -16, 32, 32)
+    quarters = [footprint_wgs84(crs, transform, row, col, 16, 16) for row in (-16, 0) for col in (-16, 0)]
+    assert sum(q.area for q in quarters) == pytest.approx(whole.area, rel=1e-3)
+    assert all(q.is_valid for q in quarters)
+
+
+def test_wide_windows_in_degrees() -> None:
+    found = footprint_wgs84(CRS.from_epsg(4326), from_origin(-180, 90, 1, 1), 0, 0, 180, 360)
+    assert found.equals(shapely.box(-180, -90, 180, 90))
+    half = footprint_wgs84(CRS.from_epsg(4326), from_origin(0, 90, 1, 1), 0, 0, 180, 256)
+    assert half.area == pytest.approx(256 * 180)
+
+
+def test_half_of_the_world_in_mercator() -> None:
+    side = 20037508.342789244
+    found = footprint_wgs84(CRS.from_epsg(3857), from_origin(0, side / 2, side / 256, side / 256), 0, 0, 256, 256)
+    assert found.is_valid
+    np.testing.assert_allclose(found.bounds, (0, -66.51326, 180, 66.51326), atol=1e-4)

@@ -13,7 +13,7 @@ from rasterio.control import GroundControlPoint
 from rasterio.transform import from_origin
 from rasterio.warp import transform as rasterio_transform
 
-from torchgeo_clay.datasets import scan_scene
+from torchgeo_clay.datasets import SceneError, SensorRaster, scan_scene
 from torchgeo_clay.datasets.raster.georeference import apply, lon_lat, window_center, window_gsd
 from torchgeo_clay.sensors import get_sensor
 
@@ -122,3 +122,100 @@ def test_rotated_grids_keep_place_and_gsd(write_raster):
     assert scene.place(0, 0, 20, 40) == pytest.approx((lat, lon), abs=1e-9)
     assert scene.gsd(0, 0, 20, 40) == pytest.approx(10)
     assert np.isfinite(scene.place(-100, -100, 8, 8)).all()
+
+
+LOCAL = 'LOCAL_CS["site",UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]'
+UTM = rasterio.CRS.from_epsg(32630)
+
+
+def gcps(points, crs=UTM):
+    return {'crs': None, 'transform': None, 'gcps': ([GroundControlPoint(*p) for p in points], crs)}
+
+
+@pytest.mark.parametrize(
+    ('profile', 'reason'),
+    [
+        ({'transform': None}, 'it has a CRS but no geotransform'),
+        ({'transform': Affine(1, 0, 0, 0, -1, 0)}, 'no geotransform'),
+        ({'transform': Affine(0, 0, 500_000, 0, 0, 4_600_000)}, 'its pixels have no area'),
+        ({'transform': Affine(10, 10, 500_000, 10, 10, 4_600_000)}, 'its pixels have no area'),
+        ({'transform': Affine(math.nan, 0, 500_000, 0, -10, 4_600_000)}, 'not finite'),
+        ({'transform': Affine(10, 0, math.inf, 0, -10, 4_600_000)}, 'not finite'),
+        ({'crs': rasterio.CRS.from_wkt(LOCAL)}, "its CRS 'site' is local"),
+        ({'crs': 'EPSG:4326'}, 'in degrees, but its corners reach longitude 500500 and latitude 4.6e'),
+        ({'transform': from_origin(5e8, 4_600_000, 10, 10)}, "its center lies where its CRS"),
+        (gcps([(0, 0, 500_000, 4_600_000)]), 'its 1 ground control points lie on one line'),
+        (gcps([(i, i, 500_000 + i, 4_600_000 - i) for i in range(9)]), 'its 9 ground control points lie on one line'),
+        (gcps([(r, c, 5e5, 46e5) for r, c in ((0, 0), (0, 50), (40, 0))]), 'its pixels have no area'),
+        (gcps([(r, c, math.nan, 46e5) for r, c in ((0, 0), (0, 50), (40, 0))]), 'are not all finite'),
+    ],
+)  # fmt: skip
+def test_no_place_on_earth_is_as_no_crs(write_raster, profile, reason):
+    path = write_raster(**profile)
+    with pytest.raises(SceneError, match=rf'scene\.tif: .*{reason}.*, so there are no metres: give gsd='):
+        scan_scene(path, NAIP)
+    scene = scan_scene(path, NAIP, gsd=10)
+    assert scene.crs is None
+    assert all(math.isnan(v) for v in scene.place(0, 0, 8, 8))
+    assert reason.split(' ')[0] in scene.remarks[0]
+    good = write_raster('good.tif')
+    with pytest.warns(UserWarning, match='left out 1 of 2 files'):
+        assert [s.path for s in SensorRaster([path, good], 'naip').scenes] == [str(good)]
+
+
+def test_global_grids_of_pixel_centers_are_places(write_raster):
+    path = write_raster(crs='EPSG:4326', transform=from_origin(-180.5, 90.5, 7.22, 4.525))
+    assert scan_scene(path, NAIP).crs is not None
+
+
+def test_control_points_across_the_antimeridian(write_raster):
+    points = [(r, c, (179.9 + 0.01 * c + 180) % 360 - 180, 10 - 0.01 * r) for r in (0, 20, 40) for c in (0, 25, 50)]
+    scene = scan_scene(write_raster(**gcps(points, rasterio.CRS.from_epsg(4326))), NAIP)
+    assert tuple(scene.transform)[:6] == pytest.approx((0.01, 0, 179.9, 0, -0.01, 10))
+    assert scene.place(0, 0, 40, 50) == pytest.approx((9.8, -179.85))
+    assert not [r for r in scene.remarks if 'control points' in r]
+
+
+def test_control_points_off_the_affine_are_reported(write_raster):
+    points = [
+        (r, c, 500_000 + 10 * c + (300 if r == c == 40 else 0), 4_600_000 - 10 * r) for r in (0, 40) for c in (0, 40)
+    ]
+    scene = scan_scene(write_raster(**gcps(points)), NAIP)
+    assert '4 ground control points are up to 5 pixels from the affine' in scene.remarks[0]
+    with pytest.warns(UserWarning, match=r'naip: please check\n  .*scene\.tif: its 4 ground control points'):
+        SensorRaster(scene.path, 'naip')
+
+
+def test_a_window_larger_than_the_scene_has_the_place_and_gsd_of_the_scene(write_raster):
+    path = write_raster(crs='EPSG:4326', transform=from_origin(10, 60, 0.001, 0.001), pixels=np.ones((4, 40, 50), 'u1'))
+    scene = scan_scene(path, NAIP)
+    assert scene.inside(0, 0, 256, 256) == (0, 0, 40, 50)
+    assert scene.place(0, 0, 256, 256) == scene.place(0, 0, 40, 50) == pytest.approx((59.98, 10.025))
+    assert scene.gsd(0, 0, 256, 256) == scene.gsd(0, 0, 40, 50)
+    assert scene.inside(-8, 45, 16, 16) == (0, 45, 8, 5)
+
+
+def test_a_gsd_far_from_the_sensors_is_reported(write_raster):
+    linz = get_sensor('linz')
+    path = write_raster(
+        pixels=np.ones((3, 8, 8), 'u1'), descriptions=('R', 'G', 'B'), transform=from_origin(5e5, 46e5, 118, 118)
+    )
+    with pytest.warns(UserWarning, match=r"pixels measure 118 m, far from linz's 0\.5 m"):
+        SensorRaster(path, linz)
+
+
+@pytest.mark.real_data
+def test_a_crs_without_a_geotransform_is_refused(cases):
+    (path,) = (cases / '5-no-transform').rglob('*.tif')
+    with pytest.raises(SceneError, match=r'has a CRS but no geotransform.*gsd='):
+        scan_scene(path, get_sensor('sentinel-2-l2a'))
+    assert math.isnan(scan_scene(path, get_sensor('sentinel-2-l2a'), gsd=10).place(0, 0, 8, 8)[0])
+
+
+@pytest.mark.real_data
+def test_modis_smaller_than_a_chip_has_its_own_center(real_data):
+    scene = scan_scene(real_data / 'modis/MOD09A1_A2017193_h18v04_crop.tif', get_sensor('modis'))
+    with rasterio.open(scene.path) as file:
+        x, y = file.transform @ (file.width / 2, file.height / 2)
+        (lon,), (lat,) = rasterio_transform(file.crs, 'EPSG:4326', [x], [y])
+    assert scene.place(0, 0, 256, 256) == pytest.approx((lat, lon), abs=1e-6)

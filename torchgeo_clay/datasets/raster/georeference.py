@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 
+import numpy as np
 from pyproj import CRS, Geod, Proj, Transformer
-from pyproj.exceptions import ProjError
+from pyproj.exceptions import CRSError, ProjError
 from rasterio import Affine
+from rasterio.control import GroundControlPoint
 from rasterio.io import DatasetReader
-from rasterio.transform import from_gcps
 
-__all__ = ('apply', 'georeferencing', 'lon_lat', 'shifted', 'window_center', 'window_gsd')
+__all__ = ('apply', 'georeferencing', 'in_degrees', 'lon_lat', 'shifted', 'window_center', 'window_gsd')
 
 _WGS84 = Geod(ellps='WGS84')
 
@@ -32,20 +34,84 @@ def _crs(text: str) -> CRS:
     return CRS.from_user_input(text)
 
 
-def georeferencing(dataset: DatasetReader) -> tuple[CRS | None, Affine]:
-    """CRS and affine of a raster, from its ground control points where it has no affine of its own.
+def georeferencing(dataset: DatasetReader) -> tuple[CRS | None, Affine, str]:
+    """CRS and affine of a raster, from its ground control points if it has no affine of its own.
 
     Args:
         dataset: an open raster.
 
     Returns:
-        The CRS, None if the raster has none, and the affine from pixels to it.
+        The CRS; None if the raster has none, or none that leads to a place on Earth. The affine from pixels to it. And
+        what to report: why there is no CRS, unless the file simply has none, or how far the affine is from the ground
+        control points if that is more than a pixel.
     """
-    crs, transform = dataset.crs, dataset.transform
+    crs, transform, report = dataset.crs, dataset.transform, ''
     points, points_crs = dataset.gcps
     if points and (crs is None or transform.is_identity):
-        crs, transform = points_crs or crs, from_gcps(points)
-    return (_crs(crs.to_wkt()) if crs else None), transform
+        crs = points_crs or crs
+        transform, report = _fit(points, geographic=bool(crs and crs.is_geographic))
+    if not crs:
+        return None, transform, ''
+    try:
+        known = _crs(crs.to_wkt())
+    except CRSError as error:
+        return None, transform, f'its CRS is not readable ({error})'
+    if problem := _problem(known, transform, dataset.height, dataset.width):
+        return None, Affine.identity(), report or problem
+    return known, transform, report
+
+
+def _fit(points: Sequence[GroundControlPoint], geographic: bool) -> tuple[Affine, str]:
+    """The affine closest to ground control points, and what to report of it; the identity if there is none."""
+    pixels = np.array([(p.col, p.row) for p in points], np.float64)
+    ground = np.array([(p.x, p.y) for p in points], np.float64)
+    if geographic:  # one side of ±180°
+        ground[:, 0] = ground[0, 0] + (ground[:, 0] - ground[0, 0] + 180) % 360 - 180
+    center, origin = pixels.mean(axis=0), ground.mean(axis=0)
+    pixels, ground = pixels - center, ground - origin
+    if not (np.isfinite(pixels).all() and np.isfinite(ground).all()):
+        return Affine.identity(), f'its {len(points)} ground control points are not all finite'
+    if np.linalg.matrix_rank(pixels, tol=1e-6 * max(np.abs(pixels).max(), 1)) < 2:
+        return Affine.identity(), f'its {len(points)} ground control points lie on one line'
+    matrix = np.linalg.lstsq(pixels, ground, rcond=None)[0]
+    (a, d), (b, e) = matrix
+    c, f = origin - center @ matrix
+    off = 0.0
+    if np.linalg.matrix_rank(matrix) == 2:
+        off = float(np.linalg.norm((ground - pixels @ matrix) @ np.linalg.inv(matrix), axis=1).max())
+    report = f'its {len(points)} ground control points are up to {off:.0f} pixels from the affine fitted to them'
+    return Affine(a, b, c, d, e, f), report if off > 1 else ''
+
+
+def _problem(crs: CRS, transform: Affine, height: int, width: int) -> str:
+    """Why an affine in a CRS is no place on Earth; empty if it is one."""
+    a, b, c, d, e, f = tuple(transform)[:6]
+    if not all(map(math.isfinite, (a, b, c, d, e, f))):
+        return 'its geotransform is not finite'
+    if (a, b, c, d, abs(e), f) == (1, 0, 0, 0, 1, 0):
+        return 'it has a CRS but no geotransform'
+    if abs(a * e - b * d) <= 1e-12 * (abs(a) + abs(b)) * (abs(d) + abs(e)):
+        return 'its geotransform is degenerate: its pixels have no area'
+    if _to_wgs84(crs.srs) is None:
+        return f'its CRS {crs.name!r} is local, without a way to longitude and latitude'
+    if in_degrees(crs):
+        corners = [apply(transform, x, y) for x in (0, width) for y in (0, height)]
+        lon, lat = (max(map(abs, values)) for values in zip(*corners, strict=True))
+        if lat > 90 + abs(d) + abs(e) or lon > 360 + abs(a) + abs(b):
+            return f'its CRS is in degrees, but its corners reach longitude {lon:g} and latitude {lat:g}'
+    elif math.isnan(lon_lat(crs, *apply(transform, width / 2, height / 2))[0]):
+        return f'its center lies where its CRS {crs.name!r} is not defined'
+    return ''
+
+
+def in_degrees(crs: CRS) -> bool:
+    """Whether coordinates of a CRS are longitude and latitude in degrees.
+
+    Args:
+        crs: the CRS.
+    """
+    geographic, _, unit = _kind(crs.srs)
+    return geographic and math.isclose(unit, math.pi / 180, rel_tol=1e-6)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -119,7 +185,7 @@ def lon_lat(crs: CRS | None, x: float, y: float) -> tuple[float, float]:
 def window_center(
     crs: CRS | None, transform: Affine, row: float, col: float, height: float, width: float
 ) -> tuple[float, float]:
-    """Latitude and longitude of a window's centre.
+    """Latitude and longitude of a window's center.
 
     Args:
         crs: CRS of the raster; None for unknown.
@@ -139,20 +205,14 @@ def window_center(
 def window_gsd(crs: CRS | None, transform: Affine, row: float, col: float, height: float, width: float) -> float:
     """Ground sampling distance of a window: the geometric mean of a pixel's two sides, in metres.
 
-    In a geographic CRS the pixel in the window's centre is measured on the ellipsoid (8.98e-5° are 10 m by 7.9 m at
-    38° north). In a projected one the affine's columns are measured in the CRS's unit, and the projection's scale is
-    taken off where it is more than 1 % from true.
+    In a geographic CRS the pixel in the window's center is measured on the ellipsoid (8.98e-5° are 10 m by 7.9 m at
+    38° north). In a projected one the affine's columns are measured in the CRS's unit and divided by the projection's
+    scale if that is more than 1 % from true.
 
-    Args:
-        crs: CRS of the raster; None for unknown.
-        transform: from (column, row) to the CRS.
-        row: first row of the window.
-        col: first column of the window.
-        height: rows of the window.
-        width: columns of the window.
+    Args: as :func:`window_center`.
 
     Returns:
-        Metres per pixel; NaN where there is no CRS.
+        Metres per pixel; NaN without a CRS.
     """
     if crs is None:
         return math.nan

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from torchgeo_clay.datasets.raster.files import SceneError, printable
 from torchgeo_clay.datasets.raster.scene import Scene, scan_scene
@@ -87,6 +87,23 @@ def log_assumptions(sensor: Sensor, scenes: Sequence[Scene]) -> None:
             rank_zero_info(f'{sensor.name}: {len(found)} of {len(scenes)} scenes {text} (first: {found[0].path})')
     if left_out:
         rank_zero_info(f'{sensor.name}: bands of the files left out: {", ".join(left_out)}')
+    _warn_of_remarks(sensor, scenes)
+
+
+def _warn_of_remarks(sensor: Sensor, scenes: Sequence[Scene], most: int = 10) -> None:
+    """Warn once of what scanning remarked, each remark with the first file and the number of the others."""
+    paths: dict[str, list[str]] = {}
+    for scene in scenes:
+        for remark in scene.remarks:
+            paths.setdefault(remark, []).append(scene.path)
+    lines = [
+        f'\n  {first}{f" and {len(others)} others" if others else ""}: {remark}'
+        for remark, (first, *others) in list(paths.items())[:most]
+    ]
+    if len(paths) > most:
+        lines.append(f"\n  and {len(paths) - most} remarks more; the scenes' .remarks list them all")
+    if lines:
+        rank_zero_warn(f'{sensor.name}: please check{"".join(lines)}')
 
 
 def _departs(scene: Scene) -> bool:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pyproj import CRS
 from rasterio import Affine
 from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from torchgeo_clay.conditioning import check_gsd
@@ -25,6 +26,9 @@ from torchgeo_clay.datasets.raster.tiff import missing_bytes
 from torchgeo_clay.sensors import Sensor
 
 __all__ = ('Scene', 'scan_scene')
+
+#: Factor from which on a GSD is far from that of the training data. Sentinel-2 is also delivered at 60 m.
+_FAR = 12
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Scene:
         left_out: names of the file's bands that the sensor does not have or that were not asked for.
         described: whether bands were matched by their descriptions, not by their order.
         scaling: the file's own scale or offset as text, where it has one: never applied, only said.
+        remarks: what the user should check in this file, a sentence each.
     """
 
     path: str
@@ -66,35 +71,44 @@ class Scene:
     left_out: tuple[str, ...] = ()
     described: bool = True
     scaling: str = ''
+    remarks: tuple[str, ...] = ()
 
     @property
     def time(self) -> float:
         """Seconds since 1970-01-01 UTC; NaN for unknown."""
         return self.acquired.time
 
-    def place(self, row: float, col: float, height: float, width: float) -> tuple[float, float]:
-        """Latitude and longitude of a window's centre, degrees WGS84; NaN for unknown.
+    def inside(self, row: float, col: float, height: float, width: float) -> tuple[float, float, float, float]:
+        """The part of a window that lies in the scene, as row, column, height and width.
 
         Args:
-            row: first row of the window; it may begin or end outside of the scene.
+            row: first row of the window.
             col: first column of the window.
             height: rows of the window.
             width: columns of the window.
+
+        Returns:
+            The part; the window itself if no pixel of it is in the scene.
         """
-        return window_center(self.crs, self.transform, row, col, height, width)
+        top, left = max(row, 0), max(col, 0)
+        bottom, right = min(row + height, self.height), min(col + width, self.width)
+        return (top, left, bottom - top, right - left) if bottom > top and right > left else (row, col, height, width)
+
+    def place(self, row: float, col: float, height: float, width: float) -> tuple[float, float]:
+        """Latitude and longitude of the center of a window's part in the scene, degrees WGS84; NaN for unknown.
+
+        Args: as :meth:`inside`.
+        """
+        return window_center(self.crs, self.transform, *self.inside(row, col, height, width))
 
     def gsd(self, row: float, col: float, height: float, width: float) -> float:
-        """Ground sampling distance of a window: metres per pixel, the geometric mean of a pixel's two sides.
+        """Ground sampling distance of a window's part in the scene: metres per pixel, as :func:`window_gsd`.
 
-        Args:
-            row: first row of the window; it may begin or end outside of the scene.
-            col: first column of the window.
-            height: rows of the window.
-            width: columns of the window.
+        Args: as :meth:`inside`.
         """
         if self.fixed_gsd is not None:
             return self.fixed_gsd
-        return window_gsd(self.crs, self.transform, row, col, height, width)
+        return window_gsd(self.crs, self.transform, *self.inside(row, col, height, width))
 
 
 def _alpha_bands(dataset: DatasetReader) -> tuple[int, ...]:
@@ -164,8 +178,10 @@ def scan_scene(
     with open_raster(name) as dataset:
         try:
             return _scan(dataset, name, sensor, bands, offset, to_db, gsd, _given_time(time))
-        except SceneError as error:
+        except (SceneError, RasterioError) as error:
             raise SceneError(f'{printable(name)}: {error}') from error
+        except UnicodeError as error:
+            raise SceneError(f'{printable(name)}: its tags or band names are not UTF-8 ({error}).') from error
 
 
 def _given_time(time: float | str | None) -> Acquisition | None:
@@ -202,13 +218,16 @@ def _scan(
         raise SceneError(
             f'expected real pixels, got {", ".join(sorted(dtypes))}; take the power of complex ones first.'
         )
-    crs, transform = georeferencing(dataset)
+    if len(dtypes) > 1:
+        raise SceneError(f'its bands have different types, {", ".join(sorted(dtypes))}; convert them to one.')
+    crs, transform, report = georeferencing(dataset)
     if crs is None and gsd is None:
         raise SceneError(
-            'it has no CRS, so there are no metres: give gsd= in metres per pixel (its place will be unknown), or '
-            'georeference it.'
+            f'{report or "it has no CRS"}, so there are no metres: give gsd= in metres per pixel (its place will be '
+            'unknown), or georeference it.'
         )
-    return Scene(
+    when, disagreement = acquisition(dataset.tags(), path)
+    scene = Scene(
         path=path,
         height=dataset.height,
         width=dataset.width,
@@ -218,7 +237,7 @@ def _scan(
         nodata=tuple(dataset.nodatavals[i - 1] for i in indexes),
         has_mask=_has_mask(dataset, indexes),
         dtype=dataset.dtypes[indexes[0] - 1],
-        acquired=acquired or acquisition(dataset.tags(), path)[0],
+        acquired=acquired or when,
         fixed_gsd=gsd,
         offset=float(offset),
         to_db=to_db,
@@ -226,3 +245,13 @@ def _scan(
         described=described,
         scaling=_scaling(dataset, indexes),
     )
+    remarks = (report, '' if acquired else disagreement, _far_gsd(scene, sensor))
+    return replace(scene, remarks=tuple(filter(None, remarks)))
+
+
+def _far_gsd(scene: Scene, sensor: Sensor) -> str:
+    """What to report of a GSD far from that of the sensor's training data."""
+    gsd = scene.gsd(0, 0, scene.height, scene.width)
+    if 1 / _FAR <= gsd / sensor.gsd <= _FAR:
+        return ''
+    return f"its pixels measure {gsd:.3g} m, far from {sensor.name}'s {sensor.gsd:g} m; is it this sensor?"

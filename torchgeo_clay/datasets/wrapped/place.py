@@ -74,7 +74,7 @@ def _raster(path: str) -> _Raster | None:
     """A file's georeferencing, read once per process; None where rasterio can't open it."""
     try:
         with open_raster(path) as file:
-            crs, transform = georeferencing(file)
+            crs, transform, _ = georeferencing(file)
             return _Raster(crs, transform, file.height, file.width, acquisition(file.tags(), path)[0])
     except SceneError:
         return None
