@@ -196,11 +196,11 @@ class TestFiles:
                 assert path.stem.endswith(f'{time:%Y%m%dT%H%M%S}')
                 assert file.tags()['SENSOR'] == sensor.name
 
-    def test_label_has_the_classes_colours(self, scenes):
+    def test_label_has_the_classes_colors(self, scenes):
         with rasterio.open(scenes.files('modis', 'labels')[0]) as file:
             assert file.dtypes == ('uint8',)
-            colours = file.colormap(1)
-            assert [colours[i][:3] for i in range(len(CLASSES))] == [c.colour for c in CLASSES]
+            colors = file.colormap(1)
+            assert [colors[i][:3] for i in range(len(CLASSES))] == [c.color for c in CLASSES]
             assert '0 water' in file.tags()['CLASSES']
 
     def test_scenes_lie_where_and_when_the_sensor_flies(self, scenes):
@@ -329,7 +329,7 @@ class TestWriting:
 
         monkeypatch.setattr(Path, 'write_bytes', write_until_full)
         monkeypatch.setattr(shutil, 'disk_usage', lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1_234_567))
-        with pytest.raises(OSError, match=r'need up to 3 MB, and 1 MB are free; nothing was left behind') as caught:
+        with pytest.raises(OSError, match=r'need up to 3 MB, and 1 MB are free; no file was left') as caught:
             SyntheticScenes(tmp_path / 'deep/a', **(ONE | {'size': 256}))
         assert caught.value.errno == errno.ENOSPC
         assert len(written) == 4

@@ -29,7 +29,7 @@ __all__ = ('ChipTask', 'Split', 'SyntheticChips', 'split_scene_numbers')
 Split = Literal['train', 'val', 'test']
 ChipTask = Literal['classification', 'segmentation', 'regression']
 
-_COLOURS = ListedColormap([[part / 255 for part in c.colour] for c in CLASSES])
+_COLOURS = ListedColormap([[part / 255 for part in c.color] for c in CLASSES])
 
 
 class Chip(NamedTuple):

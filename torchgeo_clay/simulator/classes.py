@@ -28,15 +28,15 @@ class LandCoverClass:
     """One land-cover class.
 
     Attributes:
-        name: what a legend says.
-        colour: red, green, blue, 0 to 255.
+        name: in legends.
+        color: red, green, blue, 0 to 255.
     """
 
     name: str
-    colour: tuple[int, int, int]
+    color: tuple[int, int, int]
 
 
-#: The classes, by label value. Crops stay crops when the field is bare, so season has to be learnt.
+#: The classes, by label value. A bare field is still crops, so a model has to learn the season.
 CLASSES: tuple[LandCoverClass, ...] = (
     LandCoverClass('water', (28, 107, 160)),
     LandCoverClass('forest', (26, 94, 43)),

@@ -2,8 +2,8 @@
 
 """The layout of a synthetic landscape: which class lies where, H = W = size pixels.
 
-Terrain is fractal, hence looks alike at every scale; man's works have a size in metres. So coasts, woods and snow are
-drawn in pixels, and parcels, blocks and roads in metres as long as the sensor could show them: at least 16 pixels a
+Terrain is fractal and looks alike at every scale; built objects have a size in metres. So coasts, woods and snow are
+drawn in pixels, and parcels, blocks and roads in metres as long as the sensor can resolve them: at least 16 pixels a
 field and at most a third of the scene. At MODIS' 500 m the "fields" are therefore farming districts of 8 km, and at
 LINZ' 0.5 m they are gardens and paddocks of some 40 m.
 """
@@ -49,14 +49,14 @@ class Layout:
 
 
 def _share(score: Field, share: float, free: Mask) -> Mask:
-    """The pixels of ``free`` with the highest scores, so many that they are the given share of it."""
+    """Select the given share of the pixels of ``free``, those with the highest scores."""
     if share <= 0 or not free.any():
         return np.zeros_like(free)
     return free & (score >= np.quantile(score[free], 1 - share))
 
 
 def grow(mask: Mask, steps: int) -> Mask:
-    """Widen a mask by so many pixels to all four sides."""
+    """Dilate a mask by a number of pixels to all four sides."""
     mask = mask.copy()
     for _ in range(steps):
         wide = mask.copy()
@@ -93,7 +93,7 @@ def make_layout(rng: np.random.Generator, biome: Biome, gsd: float, size: int) -
         (LandCover.SOIL, biome.bare),
     ):
         label[_share(scores[cover], share, label == LandCover.GRASS)] = cover
-    if biome.water > 0.2:  # a beach: the ground next above the water
+    if biome.water > 0.2:  # a beach: the ground just above the water
         label[_share(-elevation, 0.05, ~np.isin(label, (LandCover.WATER, LandCover.BUILT_UP)))] = LandCover.SOIL
     roads &= ~np.isin(label, (LandCover.WATER, LandCover.SNOW))
     label[roads] = LandCover.BUILT_UP
@@ -107,7 +107,7 @@ def make_layout(rng: np.random.Generator, biome: Biome, gsd: float, size: int) -
 def _scores(
     rng: np.random.Generator, size: int, elevation: Field, fields: Cells, blocks: Cells
 ) -> dict[LandCover, Field]:
-    """Where each class is likely: high ground for snow and rock, low for water and towns, parcel borders for fields."""
+    """Score each class per pixel: snow and rock are high, water and towns low, fields follow parcels."""
     damp = fractal(rng, size, 2.8)
     return {
         LandCover.SNOW: elevation + 0.15 * fractal(rng, size, 2, longest=size / 8),

@@ -29,7 +29,7 @@ def fractal(rng: np.random.Generator, size: int, slope: float, shortest: float =
     Returns:
         (size, size).
     """
-    side = size + size // 8  # the transform makes the field periodic; cropping takes the seam off
+    side = size + size // 8  # the transform makes the field periodic; cropping removes the seam
     white = np.fft.rfft2(rng.standard_normal((side, side), dtype=np.float32))
     field = np.fft.irfft2(white * _amplitude(side, slope, shortest, longest), s=(side, side))[:size, :size]
     return ((field - field.mean()) / field.std()).astype(np.float32)
@@ -37,7 +37,7 @@ def fractal(rng: np.random.Generator, size: int, slope: float, shortest: float =
 
 @lru_cache(maxsize=32)
 def _amplitude(side: int, slope: float, shortest: float, longest: float) -> Field:
-    """What :func:`fractal` multiplies white noise by, (side, side // 2 + 1), as a real Fourier transform orders it."""
+    """Amplitude by which :func:`fractal` filters white noise: (side, side // 2 + 1), in the order of rfft2."""
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
     frequency[0, 0] = 1
     amplitude = frequency ** (-slope / 2)
@@ -50,7 +50,7 @@ def _amplitude(side: int, slope: float, shortest: float, longest: float) -> Fiel
 
 
 def coordinates(size: int, angle: float | Field) -> tuple[Field, Field]:
-    """Coordinates along and across a direction, pixels from the centre.
+    """Coordinates along and across a direction, pixels from the center.
 
     Args:
         size: height and width, pixels.
@@ -85,7 +85,7 @@ def parcels(rng: np.random.Generator, size: int, length: float, aspect: float = 
 
 
 def average(field: Field, cell: Cells) -> Field:
-    """Mean of a field over each pixel's parcel, so that what is chosen by it follows parcel borders."""
+    """Mean of a field over each pixel's parcel, so that selections follow parcel borders."""
     total = np.bincount(cell.ravel(), weights=field.ravel())
     count = np.bincount(cell.ravel())
     return (total / count)[cell].astype(np.float32)
@@ -118,7 +118,7 @@ def winding(rng: np.random.Generator, size: int, bend: float) -> Field:
 
 
 def soften(image: Field) -> Field:
-    """Blur the last two axes by a 3 × 3 binomial kernel, as optics mix neighbours; the edge is held."""
+    """Blur the last two axes by a 3 × 3 binomial kernel, as optics do; edges are replicated."""
     for axis in (-2, -1):
         pad = [(0, 0)] * image.ndim
         pad[axis] = (1, 1)

@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Where and when the synthetic scenes lie: kinds of landscape, real places (degrees), CRS, UTC dates."""
+"""Place and time of the synthetic scenes: biomes, real places (degrees), CRS, UTC dates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LatLon = tuple[float, float]
 
 @dataclass(frozen=True)
 class Biome:
-    """A kind of landscape. Shares are of what the classes before leave over, in the order they stand here.
+    """A kind of landscape. Each share is of the area left by the classes before it, in the order below.
 
     Attributes:
         name: part of the scene's file name.
@@ -50,7 +50,7 @@ class Biome:
     places: tuple[LatLon, ...]
 
 
-#: Scene i is of kind i modulo 8, so that every sensor sees every kind.
+#: Scene i has biome i modulo 8, so that every sensor has every biome.
 BIOMES: tuple[Biome, ...] = (
     Biome('farmland', 0, 0.02, 0.03, 0.14, 0.92, 0.1, 0.02, 0.1, ((42.0, -93.5), (49.0, 3.0), (-34.5, -60.5))),
     Biome('coast', 0, 0.45, 0.10, 0.30, 0.40, 0.1, 0.03, 0.3, ((-36.9, 175.6), (43.4, -4.4), (-23.9, -46.5))),
@@ -83,8 +83,8 @@ class Setting:
 
     Attributes:
         biome: the kind of landscape.
-        lat: degrees north of the centre, WGS84.
-        lon: degrees east of the centre, WGS84.
+        lat: degrees north of the center, WGS84.
+        lon: degrees east of the center, WGS84.
         time: acquisition, UTC, whole seconds.
         crs: of the raster.
         transform: of the raster, metres.
@@ -99,7 +99,7 @@ class Setting:
 
     @property
     def season(self) -> float:
-        """How green the vegetation stands, 0 in deep winter to 1 in high summer; always green near the equator."""
+        """Greenness of the vegetation, 0 in deep winter to 1 in high summer; always green near the equator."""
         swing = min(abs(self.lat) / 45, 1.0)
         peak = 200 if self.lat >= 0 else 200 - 182.5
         day = self.time.timetuple().tm_yday
@@ -128,7 +128,7 @@ def _crs(sensor: Sensor, lat: float, lon: float) -> CRS:
 
 
 def _local_time(rng: np.random.Generator, sensor: Sensor, lat: float) -> dt.datetime:
-    """Local solar time: satellites pass at their hour, aeroplanes fly at noon in the growing season."""
+    """Local solar time: satellites pass at their hour, aircraft fly at noon in the growing season."""
     year, day = int(rng.integers(2017, 2024)), int(rng.integers(0, 365))
     hour = 10.5 + rng.uniform(-0.4, 0.4)
     if sensor.scale == 'db':

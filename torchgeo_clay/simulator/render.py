@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""From a landscape to a sensor's pixels: (C, H, W) in the sensor's own units, with its label and target."""
+"""Rendering of a landscape by a sensor: (C, H, W) in the sensor's own units, with label and target."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from torchgeo_clay.simulator.surface import Surface, make_surface
 __all__ = ('Scene', 'Units', 'make_scene', 'units_of')
 
 _LOOKS = 9  # speckle: looks of a multi-looked Sentinel-1 product after terrain correction
-_CLEAR_SKY = 3.0  # scenes of a GSD under this are narrower than a cloud, and chosen without any; nor do they have snow
+_CLEAR_SKY = 3.0  # scenes of a finer GSD are narrower than a cloud, so they have neither clouds nor snow
 
 
 @dataclass(frozen=True)
 class Units:
-    """How a sensor stores what it measures: stored = gain · measured + offset, per band.
+    """Storage units of a sensor: stored = gain · measured + offset, per band.
 
     Attributes:
         gain: (C,) or one.
         offset: (C,) or one.
         dtype: of the raster; integers are rounded and clipped to 1 and their maximum, as 0 is nodata for most.
-        air: whether it measures at the top of the atmosphere, with the air's own light in it.
-        sun: whether the sun's height is left in, as in level 1 of Landsat.
+        air: whether values are at the top of the atmosphere, path radiance included.
+        sun: whether values depend on the sun's elevation, as in Landsat's level 1.
     """
 
     gain: NDArray[np.float64] | float
@@ -96,13 +96,12 @@ def make_scene(sensor: Sensor, index: int, size: int, seed: int) -> Scene:
 def units_of(sensor: Sensor) -> Units:
     """The units of a sensor.
 
-    The products of :data:`torchgeo_clay.sensors.SENSORS` have their agency's. For pictures (NAIP, LINZ) and for sensors
-    of the user's own, nobody has said what a value means: there the reflectance (or backscatter in dB) is mapped
-    linearly, per band, so that mean and standard deviation over a fixed set of simulated scenes, one of every kind,
-    are the table's.
+    The products of :data:`torchgeo_clay.sensors.SENSORS` have their agency's. NAIP, LINZ and a user's
+    own sensors have no radiometric scale: their reflectance (or backscatter in dB) is mapped linearly, per band, so
+    that mean and standard deviation over a fixed set of simulated scenes, one per biome, are those of the sensor.
 
     Args:
-        sensor: the sensor; one that only borrows a known name is the user's own.
+        sensor: the sensor; other bands under a known name make it a user's own.
     """
     known = sensor.name in SENSORS and set(sensor.bands) <= set(SENSORS[sensor.name].bands)
     if known and sensor.name in _UNITS:
@@ -152,7 +151,7 @@ def _light(rng: np.random.Generator, sensor: Sensor, surface: Surface, cloud: Fi
     shadow = 1 - 0.55 * np.roll(cloud, (shift, -shift), axis=(0, 1))
     white = cloud_reflectance(sensor.wavelengths)[:, None, None]
     image = soften(ground * shadow * (1 - cloud) + white * cloud * (0.75 + 0.35 * cloud))
-    # What a correction leaves of the aerosol; it varies by scene and falls with wavelength.
+    # Residual aerosol after correction; it varies by scene and falls with wavelength.
     wavelengths = np.array(sensor.wavelengths, dtype=np.float32)[:, None, None]
     image += np.float32(rng.uniform(0, 0.045)) * (0.5 / wavelengths) ** 1.5
     noise = rng.standard_normal(image.shape, dtype=np.float32)
@@ -160,13 +159,13 @@ def _light(rng: np.random.Generator, sensor: Sensor, surface: Surface, cloud: Fi
 
 
 def _through_air(image: Field, sensor: Sensor, sun: float) -> Field:
-    """Add the air's own light, strongest in the blue, and leave in the sun's height (a sine, 1 for corrected)."""
+    """Add path radiance, strongest in the blue, and the sun's elevation (its sine, 1 if corrected)."""
     air = 0.055 * (0.45 / np.array(sensor.wavelengths, dtype=np.float32)[:, None, None]) ** 4
     return (0.94 * image + air) * np.float32(sun)
 
 
 def _radar(rng: np.random.Generator, sensor: Sensor, surface: Surface) -> Field:
-    """Backscatter (C, H, W) in dB: power is mixed and speckled as power, then taken to dB."""
+    """Backscatter (C, H, W) in dB: mixed and speckled as power, then converted to dB."""
     power = np.tensordot(backscatter(sensor.wavelengths), surface.shares, axes=1)
     power = soften(power * np.sqrt(surface.brightness))
     speckle = rng.standard_gamma(_LOOKS, power.shape, dtype=np.float32) / _LOOKS

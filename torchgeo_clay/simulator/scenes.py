@@ -22,34 +22,33 @@ __all__ = ('SyntheticScenes',)
 
 Kind = Literal['images', 'labels', 'targets']
 
-# Raise it whenever the simulator gives other pixels, so that old folders are not taken for new ones.
+# Increase it whenever the simulator's pixels change, so that old folders are not reused.
 _VERSION = 1
 _DEFAULT_SENSORS = ('sentinel-2-l2a', 'sentinel-1-rtc', 'landsat-c2l2-sr', 'naip', 'linz', 'modis')
 _log = logging.getLogger(__name__)
 
 
 class SyntheticScenes:
-    """Simulated scenes with land cover and vegetation cover, written as GeoTIFFs when first asked for.
+    """Simulated scenes with land cover and vegetation cover, written as GeoTIFFs on first use.
 
-    One model of a landscape (water, forest, grass, crops, soil, built-up, snow, cloud) is seen by every sensor: a pixel
-    is a mixture of materials, whose spectra are read off at the sensor's wavelengths (radar: whose backscatter is
-    speckled), blurred by the optics, and stored in the units of the sensor's product. Kinds of landscape, places,
-    seasons and hours vary by scene. A place is near a real one of its kind, in the CRS the product comes in.
+    One landscape model (water, forest, grass, crops, soil, built-up, snow, cloud) is rendered for every sensor: a pixel
+    is a mixture of materials, whose spectra are sampled at the sensor's wavelengths (radar: whose backscatter is
+    speckled), blurred by the optics, and stored in the units of the sensor's product. Biome, place, season and hour
+    vary by scene. Places are near real ones of their biome, in the CRS of the product.
 
-    What it is not: scenes of different sensors are of the same make and places, but not of the same ground; terrain is
-    the same fractal at 0.5 m and at 500 m, and only fields, houses and roads have a size in metres, within limits (see
-    ``synthetic/landscape.py``); spectra are approximate. It serves to try out, test and compare; not to learn about the
-    Earth.
+    Limits: scenes of different sensors share biomes and places, but not the ground; terrain is the same fractal at
+    0.5 m and at 500 m, and only fields, houses and roads have a size in metres (see ``simulator/landscape.py``);
+    spectra are approximate. The scenes are for trying out, testing and comparing, not for learning about the Earth.
 
-    Layout, so that images alone can be given to a datamodule that takes each folder for a sensor::
+    Layout, with one folder of images per sensor, as the pretraining datamodule expects::
 
         root/images/SENSOR/SCENE.tif     (C, H, W), sensor's units; tags DATETIME (UTC), SENSOR, BIOME
-        root/labels/SENSOR/SCENE.tif     (1, H, W) uint8, position in CLASSES, with a colour map
+        root/labels/SENSOR/SCENE.tif     (1, H, W) uint8, position in CLASSES, with a color map
         root/targets/SENSOR/SCENE.tif    (1, H, W) float32, green vegetation cover 0 to 1
         root/manifest.json               parameters and files; its presence says "complete"
 
-    A scene is called like 000_farmland_20200514T163012. Labels and targets are of what the sensor sees: under a cloud
-    the label is cloud and the target 0, but radar sees through. Sensors of a GSD under 3 m have neither clouds nor
+    A scene's name is like 000_farmland_20200514T163012. Labels and targets describe the image: under a cloud the label
+    is cloud and the target 0, but radar penetrates clouds. Sensors of a GSD under 3 m have neither clouds nor
     snow. Equal arguments give equal files (with equal versions of numpy and GDAL).
 
     Example::
@@ -73,13 +72,13 @@ class SyntheticScenes:
         size: int = 256,
         seed: int = 0,
     ) -> None:
-        """Make sure that the scenes exist, writing them if they don't.
+        """Initialize a new SyntheticScenes instance, writing the scenes that do not exist yet.
 
         Any number of processes may do so at once; one writes, the others wait. The default set takes some 15 s on one
         core and 62 MB.
 
         Args:
-            root: folder to write to; made if need be, must be empty or hold the scenes of these very arguments.
+            root: folder to write to; created if missing; must be empty or hold the scenes of equal arguments.
             sensors: names of :data:`torchgeo_clay.sensors.SENSORS`, paths of a sensor's YAML, or sensors. A sensor of
                 the user's own gets values whose mean and standard deviation are about its table's.
             scenes_per_sensor: number of scenes; eight or more show every kind of landscape.
@@ -87,9 +86,9 @@ class SyntheticScenes:
             seed: other seeds give other landscapes.
 
         Raises:
-            ValueError: for an unknown sensor, one named twice or with a name that can't be a folder, a number out of
+            ValueError: for an unknown sensor, one named twice or with a name that cannot be a folder, a number out of
                 range, or a root that holds anything else.
-            OSError: if the disk is full or can't be written; nothing is left behind.
+            OSError: if the disk is full or cannot be written; no file is left.
         """
         if isinstance(sensors, str):
             raise ValueError(f'Expected a list of sensors, got the string {sensors!r}; write [{sensors!r}].')
@@ -162,7 +161,7 @@ class SyntheticScenes:
 
 
 def _check_names(names: Sequence[str]) -> None:
-    """Raise for no sensors, a sensor named twice, or a name that can't be a folder."""
+    """Raise for no sensors, a sensor named twice, or a name that cannot be a folder."""
     if not names:
         raise ValueError('Expected at least one sensor, got none.')
     for name in names:
@@ -184,7 +183,7 @@ def _write_scene(root: Path, sensor: Sensor, index: int, scene: Scene) -> None:
     }
     legend = {'CLASSES': ', '.join(f'{i} {c.name}' for i, c in enumerate(CLASSES))}
     grid: dict[str, Any] = {'crs': setting.crs, 'transform': setting.transform}
-    colours = {i: c.colour for i, c in enumerate(CLASSES)}
+    colors = {i: c.color for i, c in enumerate(CLASSES)}
     target = np.round(scene.target, 3)  # a thousandth is plenty, and packs better
     write_geotiff(root / 'images' / file, scene.image, descriptions=sensor.band_names, tags=tags, **grid)
     write_geotiff(
@@ -192,7 +191,7 @@ def _write_scene(root: Path, sensor: Sensor, index: int, scene: Scene) -> None:
         scene.label[None],
         descriptions=['land cover'],
         tags=tags | legend,
-        colours=colours,
+        colors=colors,
         **grid,
     )
     write_geotiff(root / 'targets' / file, target[None], descriptions=['vegetation cover'], tags=tags, **grid)

@@ -86,7 +86,7 @@ _REFLECTANCE = {
 #: Reflectance of a thick water cloud at the wavelengths of the table.
 CLOUD_REFLECTANCE = (0.68, 0.68, 0.68, 0.68, 0.68, 0.68, 0.68, 0.68, 0.68, 0.67, 0.66, 0.62, 0.50, 0.40, 0.32)
 
-# Co-polarised and cross-polarised gamma0, dB. Walls and pavement make corners, hence the bright town.
+# Co-polarized and cross-polarized gamma0, dB. Walls and pavement make corners, hence the bright town.
 _BACKSCATTER = {
     Material.CLEAR_WATER: (-23.0, -30.0),
     Material.TURBID_WATER: (-19.0, -27.0),
@@ -101,12 +101,12 @@ _BACKSCATTER = {
     Material.SNOW: (-14.0, -21.5),
 }
 
-# Clay's tokens are 3.5 for VV and 4.0 for VH; what lies nearer to the second is taken as cross-polarised.
-_CROSS_POLARISED = 3.75
+# Clay's tokens are 3.5 for VV and 4.0 for VH; values nearer to the second are cross-polarized.
+_CROSS_POLARIZED = 3.75
 
 
 def reflectance(wavelengths: Sequence[float]) -> NDArray[np.float32]:
-    """Reflectance of the materials at some wavelengths, interpolated linearly; beyond 0.4-2.5 µm the ends are held.
+    """Reflectance of the materials at some wavelengths, interpolated linearly; beyond 0.4-2.5 µm the ends are repeated.
 
     Args:
         wavelengths: (C,) µm.
@@ -127,11 +127,11 @@ def backscatter(wavelengths: Sequence[float]) -> NDArray[np.float32]:
     """Radar backscatter of the materials as linear power.
 
     Args:
-        wavelengths: (C,) Clay's tokens of the polarisations: 3.5 for VV, 4.0 for VH.
+        wavelengths: (C,) Clay's tokens of the polarizations: 3.5 for VV, 4.0 for VH.
 
     Returns:
         (C, materials), linear gamma0.
     """
     table = np.array([_BACKSCATTER[material] for material in Material], dtype=np.float32)
-    columns = [int(wavelength > _CROSS_POLARISED) for wavelength in wavelengths]
+    columns = [int(wavelength > _CROSS_POLARIZED) for wavelength in wavelengths]
     return (10 ** (table[:, columns].T / 10)).astype(np.float32)

@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Files: GeoTIFFs, and a folder that is either absent or complete however the writing ends."""
+"""GeoTIFFs in a folder that is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ def write_geotiff(
     transform: Affine,
     descriptions: Sequence[str],
     tags: Mapping[str, str],
-    colours: Mapping[int, tuple[int, int, int]] | None = None,
+    colors: Mapping[int, tuple[int, int, int]] | None = None,
 ) -> None:
     """Write a tiled, compressed GeoTIFF.
 
-    It is built in memory and written by Python, since GDAL finds a full disk on closing the file, where nobody hears.
+    It is built in memory and written by Python, as GDAL notices a full disk only on closing, without an error.
 
     Args:
-        path: the file; its folder is made.
+        path: the file; its folder is created.
         image: (C, H, W).
         crs: of the raster.
         transform: pixel to CRS coordinates.
         descriptions: a name per band.
         tags: of the file.
-        colours: red, green and blue by value, for one band of uint8.
+        colors: red, green and blue by value, for one band of uint8.
 
     Raises:
-        OSError: if the file can't be written, for instance as the disk is full.
+        OSError: if the file cannot be written, for instance if the disk is full.
     """
     count, height, width = image.shape
     with MemoryFile() as memory:
@@ -60,8 +60,8 @@ def write_geotiff(
             file.write(image)
             file.descriptions = tuple(descriptions)
             file.update_tags(**tags)
-            if colours:
-                file.write_colormap(1, dict(colours))
+            if colors:
+                file.write_colormap(1, dict(colors))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(memory.getbuffer())
 
@@ -69,23 +69,23 @@ def write_geotiff(
 def complete_folder(
     root: Path, parameters: Mapping[str, Any], needed: int, write: Callable[[Path], None]
 ) -> dict[str, int]:
-    """Make sure that a folder holds what some parameters make, writing it once.
+    """Write a folder once, completely; a complete folder is only read.
 
-    The files are written into a folder beside, which then takes the place of ``root``; a lock lets one process write
-    while others wait for it. A folder that is complete is only read, so it may lie on read-only storage.
+    The files are written into a temporary folder next to ``root``, which then replaces it; a lock lets one process
+    write while others wait. A complete folder may lie on read-only storage.
 
     Args:
         root: the folder.
-        parameters: what decides the content; must survive JSON.
-        needed: bytes to be written at most, for the message on a full disk.
+        parameters: they determine the content; serializable as JSON.
+        needed: upper bound of the bytes to write, for the message on a full disk.
         write: writes all files into the folder it is given.
 
     Returns:
         Size in bytes by the path of each file, relative to ``root``.
 
     Raises:
-        ValueError: if the folder holds files of other parameters, of somebody else, or not all of its own.
-        OSError: if writing fails; names free and needed space; nothing stays behind.
+        ValueError: if the folder holds other files, scenes of other parameters, or is incomplete.
+        OSError: if writing fails; the message names free and needed space. No file is left.
     """
     if (files := _read(root, parameters)) is not None:
         return files
@@ -101,15 +101,15 @@ def complete_folder(
         raise OSError(
             error.errno,
             f'Writing the synthetic scenes into {root} failed ({error}). They need up to {needed / 1e6:.0f} MB, and '
-            f'{free / 1e6:.0f} MB are free; nothing was left behind. Make room, ask for fewer or smaller scenes, or '
+            f'{free / 1e6:.0f} MB are free; no file was left. Free space, make fewer or smaller scenes, or '
             'choose another root.',
         ) from error
 
 
 def _write(root: Path, parameters: Mapping[str, Any], write: Callable[[Path], None]) -> dict[str, int]:
-    """Write beside the folder, then move into its place; the caller holds the lock."""
+    """Write a temporary folder, then rename it; the caller holds the lock."""
     draft = root.parent / f'.{root.name}.writing'
-    shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed: we hold the lock, so it's nobody's now
+    shutil.rmtree(draft, ignore_errors=True)  # left by a killed process, as this one holds the lock
     try:
         draft.mkdir()
         write(draft)
@@ -124,7 +124,7 @@ def _write(root: Path, parameters: Mapping[str, Any], write: Callable[[Path], No
 
 
 def _read(root: Path, parameters: Mapping[str, Any]) -> dict[str, int] | None:
-    """The files of a complete folder, None where there is nothing yet."""
+    """Return the files of a complete folder, None for an empty one."""
     remedy = f'Delete {root}, or choose another root.'
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return None

@@ -1,9 +1,9 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""What the ground consists of: from the classes of a layout to shares of materials, (materials, H, W), summing to 1.
+"""Ground cover: shares of materials, (materials, H, W), summing to 1, from the classes of a layout.
 
 Within a class the mixture varies by parcel, season and fractal noise, and classes share materials (a fallow field is
-soil, a garden is grass), so that they can be told apart, but not by a threshold.
+soil, a garden is grass), so that they are separable, but not by a threshold.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _GRAIN = np.array([0.03, 0.40, 0.12, 0.07, 0.10, 0.10, 0.03], dtype=np.float32)
 
 @dataclass(frozen=True)
 class Surface:
-    """The ground as light meets it.
+    """Optical properties of the ground.
 
     Attributes:
         shares: (materials, H, W) shares of the materials, in :class:`Material`'s order.
@@ -41,7 +41,7 @@ class Surface:
 
 
 def _mix(shares: Field, where: Mask, **parts: NDArray[np.floating[Any]] | float) -> None:
-    """Set the mixture of some pixels; parts are material names in lower case, normalised to sum to 1."""
+    """Set the mixture of some pixels; parts are material names in lower case, normalized to sum to 1."""
     columns = {Material[name.upper()]: np.broadcast_to(part, where.shape)[where] for name, part in parts.items()}
     total = sum(columns.values())
     shares[:, where] = 0
@@ -69,11 +69,11 @@ def _crops(rng: np.random.Generator, shares: Field, layout: Layout, season: floa
 
 
 def _town(rng: np.random.Generator, shares: Field, layout: Layout, season: float, gsd: float) -> None:
-    """Towns: streets around blocks of houses and gardens; at coarse resolution a mottle of the same."""
+    """Towns: streets around blocks of houses and gardens; mixed at coarse resolution."""
     count = int(layout.buildings.max()) + 1
     kind = rng.uniform(size=count)[layout.buildings]
     garden = kind < 0.3
-    if gsd < 6:  # plots are wide enough to show a house within its garden
+    if gsd < 6:  # plots are wide enough to resolve a house within its garden
         garden |= grow(borders(layout.buildings), round(min(2 / gsd, 4)))
     town = layout.label == LandCover.BUILT_UP
     _mix(
@@ -111,7 +111,7 @@ def _brightness(rng: np.random.Generator, layout: Layout, relief: float, gsd: fl
     slope = right - down
     shading = 1 + 0.35 * relief * slope / slope.std()
     shading[layout.label == LandCover.WATER] = 1
-    period = max(2.5, 7 / gsd)  # a tree's crown, or what is left of it in the pixel
+    period = max(2.5, 7 / gsd)  # a tree's crown, or its remainder in the pixel
     grain = fractal(rng, size, 1, shortest=period / 2, longest=2 * period) * _GRAIN[layout.label]
     resolved = 1.0 if gsd <= 3 else 0.4
     texture = 1 + resolved * grain + 0.04 * fractal(rng, size, 2.5)
