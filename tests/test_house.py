@@ -12,8 +12,9 @@ FLOORS = (
     {'models'},
     {'datasets'},
     {'datamodules'},
-    {'inference', 'evaluation'},
+    {'evaluation'},
     {'tasks'},
+    {'inference'},
     {'plugins'},
     {'callbacks'},
 )

@@ -1,19 +1,53 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Show what an installation brings along: ``python -m torchgeo_clay sensors`` and ``… configs``."""
+"""Embed and map scenes with Clay v1.5."""
 
 from __future__ import annotations
 
-import argparse
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+from docstring_parser import parse
+from jsonargparse import ArgumentParser
+
+from torchgeo_clay.inference import embed, map_scenes
 from torchgeo_clay.sensors import sensor_table
+
+__all__ = ('configs', 'main', 'sensors')
+
+
+def sensors() -> str:
+    """Print the sensors, their bands, wavelengths (µm) and statistics."""
+    return sensor_table()
+
+
+def configs(name: str | None = None, copy: Path | None = None) -> str:
+    """Print where the YAML files for ``torchgeo fit|predict --config`` are.
+
+    Args:
+        name: of one file; None for all.
+        copy: a folder to copy them to.
+
+    Raises:
+        ValueError: for a name that there is not, or files that would be replaced.
+    """
+    folder = configs_folder()
+    names = sorted(path.name for path in folder.glob('*.yaml'))
+    if name and name not in names:
+        raise ValueError(f'no config {name!r} in {folder}; there are {", ".join(names)}')
+    chosen = [name] if name else names
+    if copy is None:
+        return str(folder / name) if name else '\n  '.join([str(folder), *names])
+    if there := [name for name in chosen if (copy / name).exists()]:
+        raise ValueError(f'{copy} already holds {", ".join(there)}; nothing was copied')
+    copy.mkdir(parents=True, exist_ok=True)
+    return '\n'.join(str(shutil.copyfile(folder / name, copy / name)) for name in chosen)
 
 
 def configs_folder() -> Path:
-    """The folder of the YAML files for ``torchgeo fit --config``.
+    """Return the folder of the YAML files for ``torchgeo fit --config``.
 
     Returns:
         ``configs/`` inside the installed package, else at the top of the checkout.
@@ -29,14 +63,30 @@ def configs_folder() -> Path:
     raise FileNotFoundError(f'No configs in {candidates[0]} or {candidates[1]}: install the package again.')
 
 
-def _parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog='python -m torchgeo_clay', description=__doc__)
-    commands = parser.add_subparsers(dest='command', required=True)
-    commands.add_parser('sensors', help='print the sensors, their bands, wavelengths (µm) and statistics')
-    configs = commands.add_parser('configs', help='print where the YAML files for torchgeo fit --config are')
-    configs.add_argument('name', nargs='?', help='print the path of this file alone, for use in a command')
-    configs.add_argument('--copy', type=Path, metavar='DIR', help='copy the files into a folder, replacing none')
+#: Name of a command → its function, and the arguments that are positional, with their number.
+_COMMANDS: dict[str, tuple[Callable[..., Any], dict[str, str | None]]] = {
+    'embed': (embed, {'paths': '+'}),
+    'map': (map_scenes, {'model_or_checkpoint': None, 'paths': '+'}),
+    'configs': (configs, {'name': '?'}),
+    'sensors': (sensors, {}),
+}
+
+
+def _parser() -> ArgumentParser:
+    """Make the command line from the functions' signatures and docstrings."""
+    parser = ArgumentParser(prog='torchgeo-clay', description=__doc__)
+    commands = parser.add_subcommands()
+    for command, (function, positional) in _COMMANDS.items():
+        docstring = parse(function.__doc__ or '')
+        texts = {param.arg_name: param.description for param in docstring.params}
+        sub = ArgumentParser(description=docstring.short_description)
+        for name, number in positional.items():
+            options: dict[str, Any] = {} if number is None else {'nargs': number}
+            sub.add_argument(name, type=str, help=texts[name], **options)
+        sub.add_function_arguments(function, as_group=False, skip={*positional})
+        if command in ('embed', 'map'):
+            sub.set_defaults(on_skipped='raise')
+        commands.add_subcommand(command, sub, help=docstring.short_description)
     return parser
 
 
@@ -47,26 +97,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv: the arguments; None for those of the process.
     """
     parser = _parser()
-    args = parser.parse_args(argv)
-    if args.command == 'sensors':
-        print(sensor_table())
-        return
-    folder = configs_folder()
-    names = sorted(path.name for path in folder.glob('*.yaml'))
-    if args.name and args.name not in names:
-        parser.error(f'no config {args.name!r} in {folder}; there are {", ".join(names)}')
-    chosen = [args.name] if args.name else names
-    if args.copy:
-        args.copy.mkdir(parents=True, exist_ok=True)
-        if there := [name for name in chosen if (args.copy / name).exists()]:
-            parser.error(f'{args.copy} already holds {", ".join(there)}; nothing was copied')
-        for name in chosen:
-            shutil.copyfile(folder / name, args.copy / name)
-            print(args.copy / name)
-    elif args.name:
-        print(folder / args.name)
-    else:
-        print(folder, *(f'  {name}' for name in names), sep='\n')
+    arguments = parser.parse_args(argv)
+    options = parser.instantiate(arguments)[arguments.subcommand].as_dict()
+    options.pop('config', None)
+    if arguments.subcommand == 'embed' and options['out'] is None:
+        parser.error('embed: expected --out TABLE.parquet, got none')
+    try:
+        found = _COMMANDS[arguments.subcommand][0](**options)
+    except (ValueError, OSError) as error:
+        parser.exit(1, f'error: {error}\n')
+    if isinstance(found, list):
+        found = '\n'.join(map(str, found))
+    print(found if isinstance(found, str) else f'{options["out"]}: {len(found)} rows')
 
 
 if __name__ == '__main__':

@@ -42,7 +42,7 @@ from torchgeo_clay.models.mae import Masking
 from torchgeo_clay.sensors import Sensor
 from torchgeo_clay.sensors.normalization import normalize
 from torchgeo_clay.tasks import ClayEmbedding, ClayPretraining
-from torchgeo_clay.writers.principal import principal_components, scores
+from torchgeo_clay.writers.quicklook import principal_components, scores
 
 _SENSOR = 'sentinel-2-l2a'
 _WINDOW = 112  # pixels, as in training

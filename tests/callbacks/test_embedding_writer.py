@@ -22,20 +22,18 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import from_origin
 from rasterio.warp import transform_geom
 
-from torchgeo_clay.callbacks import EmbeddingWriter, ScenesLeftOut
+from torchgeo_clay.callbacks import EmbeddingWriter
 from torchgeo_clay.conditioning import encode_latlon, encode_time
 from torchgeo_clay.datamodules import SceneDataModule
 from torchgeo_clay.datasets import ClayEmbeddings
-from torchgeo_clay.inference import windows
+from torchgeo_clay.datasets.raster.windows import windows
+from torchgeo_clay.inference import SkippedScenesError
 from torchgeo_clay.models import save_encoder
 from torchgeo_clay.sensors import get_sensor
 from torchgeo_clay.tasks import ClayEmbedding
 from torchgeo_clay.writers import OutputError, read_metadata
 
 NAIP = get_sensor('naip')
-
-# where nothing is left to do; Lightning asks whether that was meant
-pytestmark = pytest.mark.filterwarnings('ignore:Total length of .* across ranks is zero')
 
 
 def write_scene(
@@ -58,7 +56,7 @@ def write_scene(
     return path
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture
 def task() -> ClayEmbedding:
     torch.manual_seed(0)
     return ClayEmbedding('clay_tiny_patch8', weights=False).eval()
@@ -150,10 +148,13 @@ def test_a_run_that_was_stopped_goes_on(task: ClayEmbedding, scenes: Path, tmp_p
     done = sorted((tmp_path / 'parts.parquet.parts').glob('*.parquet'))
     assert len(done) == 2
     before = [p.stat().st_mtime_ns for p in done]
-    again = run(task, scenes, parts, limit=0)
+    again = run(task, scenes, parts, limit=1)
     assert [p.stat().st_mtime_ns for p in done] == before
-    assert again.left_out == {p.stem for p in done}
-    assert sum(len(b) for b in again.predict_dataloader().dataset.plan) < sum(len(u.corners) for u in again.units)
+    loader = again.predict_dataloader()
+    loader.skip({p.stem for p in done})
+    chips = [chip for batch in loader for chip in zip(batch['unit'], batch['corner'], strict=True)]
+    assert len(loader) < len(again.predict_dataloader())
+    assert {i for i, u in enumerate(again.units) if u.key not in {p.stem for p in done}} <= {i for i, _ in chips}
     run(task, scenes, parts)
     assert gpd.read_parquet(parts).equals(gpd.read_parquet(whole))
     stamp = parts.stat().st_mtime_ns
@@ -161,17 +162,20 @@ def test_a_run_that_was_stopped_goes_on(task: ClayEmbedding, scenes: Path, tmp_p
     assert parts.stat().st_mtime_ns == stamp
 
 
-def test_ranks_share_the_units(task: ClayEmbedding, scenes: Path) -> None:
+def test_ranks_share_the_units(scenes: Path) -> None:
     from types import SimpleNamespace
 
     keys: list[str] = []
-    for rank in range(3):
-        module = SceneDataModule(str(scenes), chip=32, stride=24, batch_size=5, unit_size=4)
-        module.trainer = SimpleNamespace(global_rank=rank, world_size=3)
-        mine = [u.key for u in module.my_units]
-        chips = sum(len(b['unit']) + len(b['empty']) for b in module.predict_dataloader())
-        assert chips == sum(len(u.corners) for u in module.my_units)
-        keys += mine
+    for rank in range(9):  # three of which find nothing to do
+        module = SceneDataModule(str(scenes), chip=32, stride=24, batch_size=5, unit_size=3)
+        module.trainer = SimpleNamespace(global_rank=rank, world_size=9)
+        module.setup('predict')
+        loader = module.predict_dataloader()
+        chips = sum(len(b['unit']) + len(b['empty']) for b in loader)
+        assert chips == sum(len(u.corners) for u in loader.units)
+        assert len(loader) >= 1
+        keys += [u.key for u in loader.units]
+    assert len(module.units) == 6
     assert sorted(keys) == sorted(u.key for u in module.units)
     assert len(set(keys)) == len(keys)
 
@@ -211,14 +215,15 @@ def test_every_patch_is_there_once(task: ClayEmbedding, tmp_path: Path) -> None:
     patches = ClayEmbedding('clay_tiny_patch8', weights=False, pooling='patches')
     patches.load_state_dict(task.state_dict())
     scene = write_scene(tmp_path / 'a.tif', 70, 90)
-    run(patches, scene, tmp_path / 'e.parquet', {'crs': 'scene', 'patch_cogs': True}, patch_grid=True)
+    run(patches, scene, tmp_path / 'e.parquet', {'patch_cogs': True}, patch_grid=True)
     frame = gpd.read_parquet(tmp_path / 'e.parquet')
-    assert frame.crs == 'EPSG:32611'
     cells = sorted(zip(frame['row'], frame['col'], strict=True))
     assert cells == [(r, c) for r in range(0, 70, 8) for c in range(0, 90, 8)]
     last = frame[(frame['row'] == 64) & (frame['col'] == 88)].iloc[0]
     assert last['valid'] == pytest.approx(6 * 2 / 64)
-    np.testing.assert_allclose(last['geometry'].bounds, (500_088, 3_600_000 - 72, 500_096, 3_600_000 - 64))
+    back = shapely.geometry.shape(transform_geom('EPSG:4326', 'EPSG:32611', last['geometry'].__geo_interface__))
+    inside = 500_088, 3_600_000 - 70, 500_090, 3_600_000 - 64
+    np.testing.assert_allclose(back.bounds, inside, rtol=0, atol=1e-6)
     with rasterio.open(tmp_path / 'e_patches/a_0.tif') as file:
         assert (file.count, file.height, file.width) == (192, 9, 12)
         assert tuple(file.transform)[:6] == (8, 0, 500_000, 0, -8, 3_600_000)
@@ -237,12 +242,13 @@ class TestBadInput:
         (scenes / 'broken.tif').write_bytes(b'II*\x00no')
         write_scene(scenes / 'other.tif', tags={'SENSOR': 'Sentinel-2', 'LEVEL': 'L1C'})
         out = tmp_path / 'e.parquet'
-        with pytest.raises(ScenesLeftOut, match=r'(?s)2 files could not be used.*broken\.tif.*other\.tif.*L1C'):
+        with pytest.raises(SkippedScenesError, match=r'(?s)2 files could not be used.*broken\.tif.*other\.tif.*L1C'):
             run(task, scenes, out)
         assert len(set(gpd.read_parquet(out)['source'])) == 2
-        with pytest.raises(ScenesLeftOut):  # also where nothing is left to do
+        with pytest.raises(SkippedScenesError):  # also where nothing is left to do
             run(task, scenes, out)
-        run(task, scenes, tmp_path / 'f.parquet', {'left_out': 'warn'})
+        with pytest.warns(UserWarning, match=r'(?s)2 files could not be used.*broken\.tif'):
+            run(task, scenes, tmp_path / 'f.parquet', {'on_skipped': 'warn'})
 
     def test_a_scene_that_breaks_while_it_is_read(self, task: ClayEmbedding, scenes: Path, tmp_path: Path) -> None:
         broken = write_scene(scenes / 'c.tif', 200, 200, compress='deflate', tiled=True, blockxsize=16, blockysize=16)
@@ -250,7 +256,7 @@ class TestBadInput:
             file.seek(broken.stat().st_size // 2)
             file.write(bytes(2000))
         out = tmp_path / 'e.parquet'
-        with pytest.raises(ScenesLeftOut, match=r'(?s)1 files could not be used.*c\.tif.*not readable at rows'):
+        with pytest.raises(SkippedScenesError, match=r'(?s)1 files could not be used.*c\.tif.*not readable at rows'):
             run(task, scenes, out)
         assert {Path(s).name for s in gpd.read_parquet(out)['source']} == {'a.tif', 'b.tif'}
 
@@ -286,6 +292,8 @@ class TestBadInput:
         frame = gpd.read_parquet(tmp_path / 'e.parquet')
         assert len(frame) == 1
         assert frame['valid'].iloc[0] == pytest.approx(20 * 30 / 32**2)
+        back = shapely.geometry.shape(transform_geom('EPSG:4326', 'EPSG:32611', frame.geometry[0].__geo_interface__))
+        np.testing.assert_allclose(back.bounds, (500_000, 3_599_980, 500_030, 3_600_000), rtol=0, atol=1e-6)
 
     def test_mixed_sensors_in_one_folder(self, task: ClayEmbedding, scenes: Path, tmp_path: Path) -> None:
         with rasterio.open(
@@ -314,6 +322,29 @@ class TestBadInput:
         scene = write_scene(tmp_path / 'x.tif', 32, 32, crs='EPSG:32701', transform=from_origin(1.5e5, 8e6, 1000, 1000))
         run(task, scene, tmp_path / 'e.parquet')
         assert gpd.read_parquet(tmp_path / 'e.parquet').geometry.iloc[0].geom_type in ('MultiPolygon', 'Polygon')
+
+    def test_a_scene_that_vanishes_while_it_is_read(
+        self, task: ClayEmbedding, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        forward = ClayEmbedding.predict_step
+
+        def vanishing(*args: Any) -> torch.Tensor:
+            (scenes / 'b.tif').unlink(missing_ok=True)
+            return forward(*args)
+
+        monkeypatch.setattr(ClayEmbedding, 'predict_step', vanishing)
+        with pytest.raises(SkippedScenesError, match=r'(?s)1 files could not be used.*b\.tif'):
+            run(task, scenes, tmp_path / 'e.parquet')
+        assert {Path(s).name for s in gpd.read_parquet(tmp_path / 'e.parquet')['source']} == {'a.tif'}
+
+    def test_another_datamodule(self, task: ClayEmbedding, tmp_path: Path) -> None:
+        trainer = pl.Trainer(accelerator='cpu', logger=False, callbacks=[EmbeddingWriter(str(tmp_path / 'e.parquet'))])
+        with pytest.raises(ValueError, match='expected the datamodule SceneDataModule'):
+            trainer.predict(task, torch.utils.data.DataLoader([0]))
+
+    def test_unknown_options(self) -> None:
+        with pytest.raises(TypeError, match='no argument gds; scenes take offset'):
+            SceneDataModule('x', gds=10)
 
     @pytest.mark.parametrize(
         ('options', 'message'),
@@ -407,6 +438,6 @@ def test_channels_in_another_order_are_refused(task: ClayEmbedding) -> None:
     batch = {'image': torch.zeros(1, 4, 16, 16), 'sensor': 'naip', 'res': torch.ones(1)}
     waves = torch.tensor([sensor.wavelengths])
     assert task({**batch, 'wavelength': waves}).shape == (1, 192)
-    task.on_predict_start()
+    task = ClayEmbedding('clay_tiny_patch8', weights=False).eval()
     with pytest.raises(ValueError, match='naip: expected the wavelengths of red, green, blue, nir in this order'):
         task({**batch, 'wavelength': waves.flip(1)})

@@ -19,7 +19,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torchgeo_clay.callbacks import KNNEvaluation
 from torchgeo_clay.conditioning import Conditioning
 from torchgeo_clay.datamodules import ClayPretrainDataModule, SyntheticDataModule
-from torchgeo_clay.evaluation import embed_labelled
+from torchgeo_clay.inference import embed_labelled
 from torchgeo_clay.models import clay_tiny_patch8
 from torchgeo_clay.tasks import ClayPretraining
 

@@ -19,19 +19,17 @@ from rasterio.transform import from_origin
 from torch import Tensor
 from torchgeo.tasks import BaseTask, SemanticSegmentation
 
-from torchgeo_clay.callbacks import RasterWriter, ScenesLeftOut, SensorMetadata
+from torchgeo_clay.callbacks import RasterWriter, SensorMetadata
 from torchgeo_clay.datamodules import SceneDataModule
 from torchgeo_clay.datasets.raster.files import open_raster
-from torchgeo_clay.inference import MapStyle, predict_scene
+from torchgeo_clay.inference import MapStyle, SkippedScenesError, map_scenes
 from torchgeo_clay.models.weights.files import tensor_digest
 from torchgeo_clay.sensors import get_sensor
 from torchgeo_clay.tasks import ClayPixelwiseRegression, ClaySemanticSegmentation
 from torchgeo_clay.writers import OutputError
 
 NAIP = get_sensor('naip')
-
-# where nothing is left to do; Lightning asks whether that was meant
-pytestmark = pytest.mark.filterwarnings('ignore:Total length of .* across ranks is zero')
+TINY = {'model': 'clay_tiny_patch8'}
 
 
 def write_scene(
@@ -56,6 +54,8 @@ def write_scene(
 class Same(BaseTask):
     """A task that answers with the images it sees."""
 
+    weights = False
+
     def configure_models(self) -> None:
         self.model = torch.nn.Identity()
 
@@ -63,10 +63,11 @@ class Same(BaseTask):
         return batch['image']
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture
 def segmentation() -> ClaySemanticSegmentation:
     torch.manual_seed(0)
-    return ClaySemanticSegmentation('clay_tiny_patch8', num_classes=3, labels=['a', 'b', 'c']).eval()
+    task = ClaySemanticSegmentation(weights=False, **TINY, num_classes=3, labels=['a', 'b', 'c'])
+    return task.eval()
 
 
 @pytest.fixture
@@ -121,31 +122,30 @@ def test_a_task_that_returns_its_input(
             assert file.tags(ns='IMAGE_STRUCTURE')['LAYOUT'] == 'COG'
 
 
-def test_maps_of_classes_are_those_of_predict_scene(
+def test_maps_of_classes_are_those_of_map_scenes(
     segmentation: ClaySemanticSegmentation, scenes: Path, tmp_path: Path
 ) -> None:
-    out, colours = tmp_path / 'out', [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
-    run(segmentation, scenes, out, writer={'probabilities': True, 'colours': colours})
-    style = MapStyle(probabilities=True, classes=['a', 'b', 'c'])
+    out, colors = tmp_path / 'out', [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
+    run(segmentation, scenes, out, writer={'probabilities': True, 'colors': colors})
+    alone = map_scenes(segmentation, scenes, tmp_path / 'alone', style=MapStyle(probabilities=True), chip=32, stride=24)
+    assert [path.name for path in alone] == ['a.tif', 'b.tif']
     for name in ('a', 'b'):
-        file, beside = f'{name}.tif', f'{name}_probabilities.tif'
-        windows = {'chip': 32, 'stride': 24}
-        alone = predict_scene(segmentation, scenes / file, tmp_path / file, sensor='naip', style=style, **windows)
-        with rasterio.open(out / beside) as file, rasterio.open(tmp_path / beside) as expected:
+        beside = f'{name}_probabilities.tif'
+        with rasterio.open(out / beside) as file, rasterio.open(tmp_path / 'alone' / beside) as expected:
             assert file.descriptions == ('a', 'b', 'c')
             np.testing.assert_allclose(file.read(), expected.read(), rtol=0, atol=1e-5)
             clear = np.ptp(np.sort(expected.read(), axis=0)[1:], axis=0) > 1e-4
-        with rasterio.open(out / f'{name}.tif') as file, rasterio.open(alone) as expected:
+        with rasterio.open(out / f'{name}.tif') as file, rasterio.open(tmp_path / f'alone/{name}.tif') as expected:
             assert (file.read(1) == expected.read(1))[clear].all()
             assert file.nodata == 255
-            assert [file.colormap(1)[i][:3] for i in range(3)] == [tuple(c) for c in colours]
+            assert [file.colormap(1)[i][:3] for i in range(3)] == [tuple(c) for c in colors]
             assert json.loads(file.tags()['CLASSES']) == {'0': 'a', '1': 'b', '2': 'c'}
             said = json.loads(file.tags()['TORCHGEO_CLAY'])
     assert (said['model'], said['stride'], len(said['weights_sha256'])) == ('clay_tiny_patch8', 24, 64)
 
 
 def test_a_map_of_values(scenes: Path, tmp_path: Path) -> None:
-    task = ClayPixelwiseRegression('clay_tiny_patch8', labels=['height']).eval()
+    task = ClayPixelwiseRegression(weights=False, **TINY, labels=['height']).eval()
     with pytest.raises(ValueError, match='go with kind'):
         run(task, scenes, tmp_path / 'out', writer={'classes': ['a']})
     run(task, scenes, tmp_path / 'out')
@@ -158,11 +158,11 @@ def test_a_map_of_values(scenes: Path, tmp_path: Path) -> None:
 
 
 def test_binary_and_multilabel(scenes: Path, tmp_path: Path) -> None:
-    binary = ClaySemanticSegmentation('clay_tiny_patch8', task='binary', loss='bce').eval()
+    binary = ClaySemanticSegmentation(weights=False, **TINY, task='binary', loss='bce').eval()
     run(binary, scenes / 'a.tif', tmp_path / 'binary', writer={'classes': ['no', 'yes'], 'threshold': 0.5})
     with rasterio.open(tmp_path / 'binary/a.tif') as file:
         assert set(np.unique(file.read())) <= {0, 1}
-    labels = ClaySemanticSegmentation('clay_tiny_patch8', task='multilabel', num_labels=2, loss='bce').eval()
+    labels = ClaySemanticSegmentation(weights=False, **TINY, task='multilabel', num_labels=2, loss='bce').eval()
     run(labels, scenes / 'a.tif', tmp_path / 'labels')
     with rasterio.open(tmp_path / 'labels/a.tif') as file:
         found = file.read()
@@ -174,7 +174,13 @@ def test_torchgeos_own_task(scenes: Path, tmp_path: Path) -> None:
     """Told what it sees by the callback `SensorMetadata`; some of its batches hold nothing."""
     write_scene(scenes / 'c.tif', 300, 20, seed=2, empty=np.s_[70:230, :])
     stock = SemanticSegmentation(
-        model='unet', backbone='tu-clay_tiny_patch8', in_channels=4, task='multiclass', num_classes=3, loss='ce'
+        model='unet',
+        backbone='tu-clay_tiny_patch8',
+        weights=False,
+        in_channels=4,
+        task='multiclass',
+        num_classes=3,
+        loss='ce',
     )
     run(stock, scenes, tmp_path / 'out', batch_size=2, callbacks=[SensorMetadata()])
     with rasterio.open(tmp_path / 'out/c.tif') as file:
@@ -233,12 +239,13 @@ class TestBadInput:
             file.seek(torn.stat().st_size // 2)
             file.write(bytes(2000))
         message = r'(?s)2 files could not be used.*broken\.tif.*c\.tif: not readable at rows'
-        with pytest.raises(ScenesLeftOut, match=message):
+        with pytest.raises(SkippedScenesError, match=message):
             run(Same(), scenes, tmp_path / 'out')
         assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['a.tif', 'b.tif']
-        with pytest.raises(ScenesLeftOut, match=message):  # also where the others are done
+        with pytest.raises(SkippedScenesError, match=message):  # also where the others are done
             run(Same(), scenes, tmp_path / 'out')
-        run(Same(), scenes, tmp_path / 'out', writer={'left_out': 'warn'})
+        with pytest.warns(UserWarning, match='2 files could not be used'):
+            run(Same(), scenes, tmp_path / 'out', writer={'on_skipped': 'warn'})
 
     def test_no_crs_and_no_date(self, segmentation: ClaySemanticSegmentation, tmp_path: Path) -> None:
         with pytest.warns(NotGeoreferencedWarning):
@@ -298,11 +305,47 @@ class TestBadInput:
             run(segmentation, scenes, tmp_path / 'out', writer={'classes': ['a', 'b']})
         with pytest.raises(ValueError, match='unit_size: null'):
             run(segmentation, scenes, tmp_path / 'out', unit_size=8)
-        with pytest.raises(ValueError, match='left_out'):
-            RasterWriter('out', left_out='ignore')
+        with pytest.raises(ValueError, match='on_skipped'):
+            RasterWriter('out', on_skipped='ignore')
         with pytest.raises(ValueError, match='threshold'):
             RasterWriter('out', threshold=2)
         assert not (tmp_path / 'out').exists()
+
+
+def test_a_model_that_was_never_trained_is_refused(scenes: Path, tmp_path: Path) -> None:
+    for weights in (None, True):
+        task = ClaySemanticSegmentation(**TINY, num_classes=3)
+        task.weights = weights
+        with pytest.raises(ValueError, match=r'expected a trained model.*--ckpt_path'):
+            run(task, scenes, tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_scenes_of_a_sensor_that_the_model_was_not_trained_on(
+    segmentation: ClaySemanticSegmentation, scenes: Path, tmp_path: Path
+) -> None:
+    segmentation.trained_on = {'sentinel-1-rtc': ['vv', 'vh']}
+    message = r'trained on, sentinel-1-rtc \(vv, vh\), got naip \(red, green, blue, nir\).*any_sensor: true'
+    with pytest.raises(ValueError, match=message):
+        run(segmentation, scenes, tmp_path / 'out')
+    with pytest.raises(ValueError, match=message):
+        map_scenes(segmentation, scenes, tmp_path / 'out', chip=32)
+    run(segmentation, scenes, tmp_path / 'out', writer={'any_sensor': True})
+    segmentation.trained_on = {'naip': ['blue', 'green', 'red']}
+    with pytest.raises(ValueError, match=r"Give sensor='naip', bands=\['blue', 'green', 'red'\]"):
+        run(segmentation, scenes, tmp_path / 'rgb')
+    run(segmentation, scenes, tmp_path / 'rgb', sensor='naip', bands=['red', 'green', 'blue'])
+    with rasterio.open(
+        scenes / 'radar.tif', 'w', driver='GTiff', count=2, height=32, width=32, dtype='float32', crs='EPSG:32611',
+        transform=from_origin(5e5, 36e5, 10, 10),
+    ) as file:  # fmt: skip
+        file.write(np.full((2, 32, 32), -12, np.float32))
+        file.descriptions = ('VV', 'VH')
+        file.update_tags(SENSOR='Sentinel-1 SAR C', LEVEL='GRD RTC gamma0')
+    segmentation.trained_on = {'naip': list(NAIP.band_names)}
+    with pytest.raises(SkippedScenesError, match=r'(?s)1 files.*radar\.tif: expected scenes of what the model was'):
+        run(segmentation, scenes, tmp_path / 'both')
+    assert sorted(p.name for p in (tmp_path / 'both').iterdir()) == ['a.tif', 'b.tif']
 
 
 # the callback that saves in training is not one of prediction
@@ -331,5 +374,13 @@ def test_from_the_command_line(tmp_path: Path, torchgeo_command: Callable[..., N
         assert set(np.unique(file.read())) <= set(range(8))
         said = json.loads(file.tags()['TORCHGEO_CLAY'])
     # the weights that the map names are the checkpoint's
-    weights = torch.load(tmp_path / 'run/version_0/checkpoints/last.ckpt', weights_only=False)['state_dict']
-    assert said['weights_sha256'] == tensor_digest(weights)
+    last = tmp_path / 'run/version_0/checkpoints/last.ckpt'
+    checkpoint = torch.load(last, weights_only=False)
+    assert said['weights_sha256'] == tensor_digest(checkpoint['state_dict'])
+    assert checkpoint['torchgeo_clay'] == {'trained_on': {'naip': ['red', 'green', 'blue', 'nir']}}
+    # and a script makes the same map of the checkpoint alone
+    (alone,) = map_scenes(last, scenes[0], tmp_path / 'alone', chip=32, stride=16)
+    with rasterio.open(alone) as found, rasterio.open(tmp_path / 'maps' / scenes[0].name) as expected:
+        np.testing.assert_array_equal(found.read(), expected.read())
+    with pytest.raises(ValueError, match=r'trained on, naip .*, got linz'):
+        map_scenes(last, scenes[0], tmp_path / 'linz', sensor='linz', bands=['red', 'green', 'blue'], chip=32)

@@ -13,6 +13,7 @@ from typing import Any
 import geopandas as gpd
 import lightning.pytorch as pl
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import rasterio
 import torch
@@ -53,7 +54,7 @@ def run(task: pl.LightningModule, paths: Any, writer: Callback, precision: str =
     trainer.predict(task, datamodule=module, return_predictions=False)
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture
 def task() -> ClayEmbedding:
     torch.manual_seed(0)
     return ClayEmbedding('clay_tiny_patch8', weights=False).eval()
@@ -126,7 +127,7 @@ def test_a_scene_by_its_url(task: ClayEmbedding, url: str, tmp_path: Path) -> No
     found, expected = gpd.read_parquet(far), gpd.read_parquet(near)
     assert set(found['source']) == {f'{url}/a.tif'}
     assert found.drop(columns='source').equals(expected.drop(columns='source'))
-    dense = ClaySemanticSegmentation('clay_tiny_patch8', num_classes=2).eval()
+    dense = ClaySemanticSegmentation(model='clay_tiny_patch8', weights=False, num_classes=2).eval()
     run(dense, [f'{url}/a.tif'], RasterWriter(str(tmp_path / 'maps')), unit_size=None)
     with rasterio.open(tmp_path / 'maps/a.tif') as file:
         assert file.shape == (300, 70)
@@ -148,6 +149,11 @@ def test_across_the_antimeridian_the_centre_is_there(task: ClayEmbedding, tmp_pa
     ((lon,), (lat,)) = rasterio.warp.transform(where['crs'], 'EPSG:4326', [1.65e5 + 16_000], [8e6 - 16_000])
     assert table[0]['x'].item() == pytest.approx(lon, abs=1e-3)
     assert table[0]['y'].item() == pytest.approx(lat, abs=1e-3)
+    box = pq.read_table(tmp_path / 'e.parquet')['bbox'][0].as_py()  # by GeoParquet from the west edge to the east edge
+    assert 170 < box['xmin'] < 180
+    assert -180 < box['xmax'] < -170
+    edges = rasterio.warp.transform(where['crs'], 'EPSG:4326', [1.65e5, 1.97e5], [8e6, 8e6])[0]
+    np.testing.assert_allclose([box['xmin'], box['xmax']], edges, atol=0.01)
 
 
 def test_a_folder_that_can_not_be(task: ClayEmbedding, tmp_path: Path) -> None:
@@ -197,6 +203,6 @@ def test_a_shell_sees_the_exit_code(tmp_path: Path, repo_root: Path) -> None:
     ]  # fmt: skip
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
-    assert 'ScenesLeftOut: 1 files could not be used' in ended.stderr
+    assert 'SkippedScenesError: 1 files could not be used' in ended.stderr
     assert 'broken.tif: not readable as a raster' in ended.stderr
     assert len(gpd.read_parquet(tmp_path / 'out/e.parquet')) == 4

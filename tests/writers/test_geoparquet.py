@@ -175,28 +175,26 @@ class TestParts:
         store = self.store(tmp_path)
         assert not store.begin(list(self.parts))
         store.write('b', embedding_table(rows(2, seed=1)))
-        assert store.finish(self.parts, crs=WGS84, metadata={}) is None
         (store.folder / '.a.123.partial.parquet').write_text('half')  # as a kill leaves it
         again = self.store(tmp_path)
         assert not again.begin(list(self.parts))
         assert again.done() == {'b'}
         again.write('a', embedding_table(rows(3, seed=0)))
         again.write('c', embedding_table(rows(4, seed=2)))
-        assert again.finish(self.parts, crs=WGS84, metadata={'version': '1'}) == 9
+        assert again.finish(self.parts, {}, crs=WGS84) == 9
         found = np.stack(gpd.read_parquet(store.path)['embedding'])
         expected = [rows(n, seed=i).embedding for i, n in enumerate((3, 2, 4))]
         np.testing.assert_array_equal(found, np.concatenate(expected))
         assert [p.name for p in store.path.parent.iterdir()] == ['e.parquet']
-        assert read_metadata(store.path)['version'] == '1'
+        assert read_metadata(store.path)['parts'] == list(self.parts)
         assert self.store(tmp_path).begin(list(self.parts))
 
-    def test_scenes_that_fail_are_left_out_whole(self, tmp_path: Path) -> None:
+    def test_scenes_that_fail_are_skipped_whole(self, tmp_path: Path) -> None:
         store = self.store(tmp_path)
         store.begin(list(self.parts))
         store.write('a', embedding_table(rows(3)))
         store.write('c', embedding_table(rows(4, seed=2)))
-        store.fail('b', 'scene0.tif', 'truncated')
-        assert store.finish(self.parts, crs=WGS84, metadata={}) == 4
+        assert store.finish(self.parts, {'scene0.tif': 'truncated'}, crs=WGS84) == 4
         assert read_metadata(store.path)['failed'] == {'scene0.tif': 'truncated'}
 
     def test_another_run_is_refused(self, tmp_path: Path) -> None:
@@ -207,7 +205,7 @@ class TestParts:
             other.begin(list(self.parts))
         for key in self.parts:
             store.write(key, embedding_table(rows()))
-        store.finish(self.parts, crs=WGS84, metadata={})
+        store.finish(self.parts, {}, crs=WGS84)
         with pytest.raises(OutputError, match="weights is 'abc' there, 'def' here"):
             other.begin(list(self.parts))
         with pytest.raises(OutputError, match='other scenes'):

@@ -2,13 +2,11 @@
 
 """Lightning callbacks."""
 
-from torchgeo_clay.callbacks.embedding_writer import EmbeddingWriter
 from torchgeo_clay.callbacks.knn import KNNEvaluation
-from torchgeo_clay.callbacks.map_writer import RasterWriter
 from torchgeo_clay.callbacks.nonfinite import NonFiniteLoss
 from torchgeo_clay.callbacks.reconstruction import ReconstructionPlot
+from torchgeo_clay.callbacks.scene_writers import EmbeddingWriter, RasterWriter
 from torchgeo_clay.callbacks.sensor_metadata import SensorMetadata
-from torchgeo_clay.callbacks.skipped import ScenesLeftOut
 from torchgeo_clay.plugins import AtomicCheckpoints
 
 __all__ = (
@@ -18,6 +16,5 @@ __all__ = (
     'NonFiniteLoss',
     'RasterWriter',
     'ReconstructionPlot',
-    'ScenesLeftOut',
     'SensorMetadata',
 )

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -13,8 +13,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from torchgeo_clay.datamodules.arguments import check_at_least
-from torchgeo_clay.evaluation import collapse_figures, embed_labelled, knn_probe
-from torchgeo_clay.evaluation.labelled import Pooling
+from torchgeo_clay.evaluation import collapse_figures, knn_probe
+from torchgeo_clay.inference.embedding import embed_labelled
 from torchgeo_clay.models import Clay
 from torchgeo_clay.models.clay import find_clay
 
@@ -50,7 +50,7 @@ class KNNEvaluation(Callback):
         every_n_epochs: int = 1,
         k: int = 20,
         temperature: float | None = None,
-        pooling: Pooling = 'class',
+        pooling: Literal['class', 'mean'] = 'class',
         seed: int = 0,
     ) -> None:
         """Initialise.

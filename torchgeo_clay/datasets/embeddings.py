@@ -17,21 +17,21 @@ from shapely.geometry.base import BaseGeometry
 from torchgeo.datasets import ClayEmbeddings as TorchGeoClayEmbeddings
 from torchgeo.datasets.utils import Path, Sample
 
-__all__ = ('ClayEmbeddings',)
+__all__ = ('ClayEmbeddings', 'embedding_matrix')
 
 
 class ClayEmbeddings(TorchGeoClayEmbeddings):
-    """TorchGeo's dataset of Clay's embeddings, which takes unknown dates and places and rounded embeddings too.
+    """TorchGeo's dataset of Clay's embeddings, also for unknown dates and places and quantized embeddings.
 
-    Samples hold ``embedding`` (D,) float32, ``x`` and ``y`` of the footprint's centre in the file's CRS (degrees unless
-    it was written in the scenes' own), and ``t``, seconds UTC; NaN for unknown.
+    Samples hold ``embedding`` (D,) float32, ``x`` and ``y``, longitude and latitude of the footprint's center, and
+    ``t``, seconds UTC; NaN for unknown.
 
     Attributes:
         data: the table, a GeoDataFrame.
     """
 
     def __init__(self, root: Path = 'data', transforms: Callable[[Sample], Sample] | None = None) -> None:
-        """Initialise.
+        """Initialize a new ClayEmbeddings instance.
 
         Args:
             root: a GeoParquet file, or a folder of them.
@@ -45,8 +45,7 @@ class ClayEmbeddings(TorchGeoClayEmbeddings):
     @property
     def embeddings(self) -> npt.NDArray[np.float32]:
         """All embeddings: (N, D) float32."""
-        values = np.stack(list(self.data['embedding'])).astype(np.float32)
-        return values * self.data['scale'].to_numpy(np.float32)[:, None] if 'scale' in self.data else values
+        return embedding_matrix(self.data)
 
     def __getitem__(self, index: int) -> Sample:
         """Return a row.
@@ -69,8 +68,18 @@ class ClayEmbeddings(TorchGeoClayEmbeddings):
         return sample if self.transforms is None else self.transforms(sample)
 
 
+def embedding_matrix(table: pd.DataFrame) -> npt.NDArray[np.float32]:
+    """Return the embeddings of a table, (N, D) float32.
+
+    Args:
+        table: with ``embedding``, and ``scale`` where that is quantized.
+    """
+    values = np.stack(list(table['embedding'])).astype(np.float32)
+    return values * table['scale'].to_numpy(np.float32)[:, None] if 'scale' in table else values
+
+
 def _center(footprint: BaseGeometry) -> Point:
-    """Centre of a footprint. One in two parts is cut at the antimeridian (RFC 7946): its centre is there, not at 0°."""
+    """Return a footprint's center; for one cut at the antimeridian (RFC 7946), near ±180°, not at 0°."""
     if not isinstance(footprint, MultiPolygon):
         return footprint.centroid
     east = MultiPolygon([translate(part, 360 if part.centroid.x < 0 else 0) for part in footprint.geoms])

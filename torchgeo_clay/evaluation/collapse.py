@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Whether embeddings use the room they have, told without labels. Shapes: N rows, D width."""
+"""Label-free measures of representation collapse. Shapes: N rows, D width."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ('CollapseFigures', 'collapse_figures', 'effective_rank', 'unit_rows')
 
 Floats = npt.NDArray[np.float64]
 
-#: Of the root mean square of all entries: what deviates by less does not vary but for float32's rounding.
+#: Share of the root mean square of all entries; a smaller deviation is float32's rounding.
 _CONSTANT = 1e-5
 
 
@@ -28,7 +28,7 @@ class CollapseFigures:
         count: rows.
         width: dimensions.
         effective_rank: see :func:`effective_rank`; 1 to min(count, width).
-        effective_rank_centered: the same without what all rows have in common, which alone may be most of them.
+        effective_rank_centered: the same after subtracting the mean row.
         mean_cosine: mean cosine between two different rows, -1 to 1: 1 where all point the same way, about 0 where they
             point anywhere. The anisotropy of Ethayarajh 2019, https://arxiv.org/abs/1909.00512, section 4.1.
         spread: √D times the mean standard deviation of the dimensions of rows of length 1: 0 where all rows are the
@@ -47,7 +47,7 @@ class CollapseFigures:
 
 
 def effective_rank(embeddings: Embeddings, *, center: bool = False) -> float:
-    """How many dimensions the embeddings fill: exp of the entropy of their singular values, which sum to one.
+    """Effective dimension of the embeddings: exp of the entropy of their normalized singular values.
 
     Roy & Vetterli 2007, https://ieeexplore.ieee.org/document/7098875; as a measure of pretraining without labels it is
     RankMe of Garrido et al. 2023, https://arxiv.org/abs/2210.02885. It does not change with a rotation or a factor.
@@ -55,14 +55,14 @@ def effective_rank(embeddings: Embeddings, *, center: bool = False) -> float:
 
     Args:
         embeddings: (N, D), see :func:`torchgeo_clay.evaluation.as_embeddings`.
-        center: whether to subtract the mean row first. The papers do not, but a mean that is long beside the rest makes
-            the figure small whatever the rest.
+        center: whether to subtract the mean row first. The papers do not, but a mean row that is large beside the rest
+            makes the figure small whatever the rest.
 
     Returns:
-        1 to min(N, D); 0 where nothing is left to have a rank.
+        1 to min(N, D); 0 for a table of zeros.
 
     Raises:
-        ValueError: for what is no table of finite numbers.
+        ValueError: for anything but a table of finite numbers.
     """
     matrix = as_embeddings(embeddings).astype(np.float64)
     matrix /= np.abs(matrix).max() or 1.0  # so that squares neither overflow nor vanish
@@ -78,7 +78,7 @@ def effective_rank(embeddings: Embeddings, *, center: bool = False) -> float:
 
 
 def unit_rows(embeddings: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Rows of length 1, so that their products are cosines: (N, D); a row of zeros stays one."""
+    """Scale rows (N, D) to length 1, so that their products are cosines; rows of zeros stay as they are."""
     largest = np.abs(embeddings).max(axis=1, keepdims=True)
     scaled = embeddings / np.where(largest > 0, largest, 1)
     length = np.linalg.norm(scaled, axis=1, keepdims=True)
@@ -86,7 +86,7 @@ def unit_rows(embeddings: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def collapse_figures(embeddings: Embeddings) -> CollapseFigures:
-    """Tell whether embeddings of different chips are different.
+    """Measure whether embeddings of different chips differ.
 
     Args:
         embeddings: (N, D) with N of 2 or more, see :func:`torchgeo_clay.evaluation.as_embeddings`.
@@ -95,7 +95,7 @@ def collapse_figures(embeddings: Embeddings) -> CollapseFigures:
         The figures, each of which names its source.
 
     Raises:
-        ValueError: for what is no table of finite numbers, or one row.
+        ValueError: for anything but a table of finite numbers, or a single row.
     """
     matrix: Floats = as_embeddings(embeddings, least=2).astype(np.float64)
     n, d = matrix.shape

@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""What embeddings and labels may be given as. Shapes: N rows, D width."""
+"""Accepted forms of embeddings and labels. Shapes: N rows, D width."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from torch import Tensor
 
 from torchgeo_clay.datasets import ClayEmbeddings
+from torchgeo_clay.datasets.embeddings import embedding_matrix
 
 __all__ = ('Embeddings', 'Labels', 'as_embeddings', 'as_labels')
 
-#: A table of embeddings: an array or tensor (N, D), a GeoParquet file of EmbeddingWriter, or such a file as a dataset.
-type Embeddings = npt.NDArray[Any] | Tensor | ClayEmbeddings | str | os.PathLike[str]
+#: A table of embeddings: an array or tensor (N, D), a GeoParquet file or its table, or such a file as a dataset.
+type Embeddings = npt.NDArray[Any] | Tensor | pd.DataFrame | ClayEmbeddings | str | os.PathLike[str]
 
 #: Classes of N rows: whole numbers, names or booleans.
 type Labels = npt.NDArray[Any] | Tensor | Sequence[int] | Sequence[str]
 
 
 def as_embeddings(source: Embeddings, least: int = 1) -> npt.NDArray[np.floating[Any]]:
-    """Embeddings as an array.
+    """Convert embeddings to an array.
 
     Args:
-        source: (N, D) numbers, or a GeoParquet file of :class:`~torchgeo_clay.callbacks.EmbeddingWriter` or a folder of
-            them, of any precision.
-        least: rows that are needed.
+        source: (N, D) numbers; a table of :func:`torchgeo_clay.embed`; or its GeoParquet file or a folder of them.
+        least: rows needed.
 
     Returns:
-        (N, D) float32, float64 if they are given so.
+        (N, D) float32, or float64 if given in float64.
 
     Raises:
         ValueError: for another shape, too few rows, or values that are not finite.
@@ -40,8 +41,8 @@ def as_embeddings(source: Embeddings, least: int = 1) -> npt.NDArray[np.floating
     """
     if isinstance(source, str | os.PathLike):
         source = ClayEmbeddings(os.fspath(source))
-    if isinstance(source, ClayEmbeddings):
-        source = source.embeddings
+    if isinstance(source, ClayEmbeddings | pd.DataFrame):
+        source = embedding_matrix(source.data if isinstance(source, ClayEmbeddings) else source)
     values = _on_host(source)
     if values.ndim != 2 or values.shape[0] < least or not values.shape[1]:
         raise ValueError(
@@ -56,7 +57,7 @@ def as_embeddings(source: Embeddings, least: int = 1) -> npt.NDArray[np.floating
 
 
 def _on_host(source: npt.NDArray[Any] | Tensor) -> npt.NDArray[Any]:
-    """An array, or a tensor made one: in float32 where it has half of that, as numpy has no bfloat16."""
+    """Convert a tensor to an array: from half precision to float32, as numpy has no bfloat16."""
     if not isinstance(source, Tensor):
         return np.asarray(source)
     half = source.is_floating_point() and source.element_size() < 4
@@ -64,12 +65,12 @@ def _on_host(source: npt.NDArray[Any] | Tensor) -> npt.NDArray[Any]:
 
 
 def as_labels(labels: Labels, count: int, name: str = 'labels') -> npt.NDArray[Any]:
-    """Labels as an array, one per row.
+    """Convert labels to an array, one per row.
 
     Args:
         labels: (N,) whole numbers, names or booleans.
         count: N, the number of embeddings.
-        name: what a message calls them.
+        name: of the argument, for messages.
 
     Returns:
         (N,).

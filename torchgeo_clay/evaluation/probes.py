@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""What a simple classifier makes of embeddings. Shapes: N rows to learn from, M to tell, D width."""
+"""Scores of simple classifiers of embeddings. Shapes: N training rows, M test rows, D width."""
 
 from __future__ import annotations
 
@@ -23,14 +23,13 @@ __all__ = ('ProbeResult', 'knn_probe', 'logistic_probe')
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """How well classes are told.
+    """Scores of a probe.
 
     Attributes:
-        accuracy: share of the rows whose class is told.
-        balanced_accuracy: mean over the classes there are of the share of their rows that are told.
-        majority: accuracy of whoever always says the class that is most frequent among the rows learnt from; an
-            accuracy means what it is above this.
-        prediction: (M,) classes told.
+        accuracy: share of the test rows whose class is predicted.
+        balanced_accuracy: mean recall over the classes of the test rows.
+        majority: accuracy of always predicting the most frequent training class, the floor of an accuracy.
+        prediction: (M,) predicted classes.
     """
 
     accuracy: float
@@ -40,21 +39,21 @@ class ProbeResult:
 
 
 class _Classifier(Protocol):
-    """What scikit-learn's classifiers have."""
+    """The interface of scikit-learn's classifiers."""
 
     def fit(self, x: Any, y: Any) -> Any:
-        """Learn."""
+        """Fit."""
         ...
 
     def predict(self, x: Any) -> Any:
-        """Tell."""
+        """Predict."""
         ...
 
 
 def _pair(
     train: Embeddings, train_labels: Labels, test: Embeddings, test_labels: Labels
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
-    """Rows and classes to learn from, and to tell, as arrays that fit each other."""
+    """Return training rows and classes and test rows and classes, as arrays that fit each other."""
     known, asked = as_embeddings(train), as_embeddings(test)
     if known.shape[1] != asked.shape[1]:
         raise ValueError(f'test: expected a width of {known.shape[1]}, as in train, got {asked.shape[1]}.')
@@ -67,7 +66,7 @@ def _pair(
 
 
 def _result(model: _Classifier, known: Any, classes: Any, asked: Any, truth: Any) -> ProbeResult:
-    """Learn, tell, compare."""
+    """Fit, predict, score."""
     model.fit(known, classes)
     prediction = np.asarray(model.predict(asked))
     names, counts = np.unique(classes, return_counts=True)
@@ -85,13 +84,13 @@ def knn_probe(
     k: int = 20,
     temperature: float | None = None,
 ) -> ProbeResult:
-    """Tell each row's class by those of its k nearest by cosine; nothing is trained.
+    """Predict each row's class from its k nearest rows by cosine; nothing is trained.
 
     As Wu et al. 2018, https://arxiv.org/abs/1805.01978, section 3.4, and DINO, https://arxiv.org/abs/2104.14294.
 
     Args:
-        train: (N, D), see :func:`torchgeo_clay.evaluation.as_embeddings`. Of other scenes than ``test``: chips of one
-            scene have its date and nearly its place, and are near for that alone.
+        train: (N, D), see :func:`torchgeo_clay.evaluation.as_embeddings`. Of other scenes than ``test``, as chips of
+            one scene are near for its date and place alone.
         train_labels: (N,) classes.
         test: (M, D).
         test_labels: (M,) classes.
@@ -99,14 +98,14 @@ def knn_probe(
         temperature: neighbours vote with exp(cosine / temperature), 0.07 in the papers; None for a vote each.
 
     Returns:
-        What was told, by scikit-learn's :class:`~sklearn.neighbors.KNeighborsClassifier`.
+        The scores of scikit-learn's :class:`~sklearn.neighbors.KNeighborsClassifier`.
 
     Raises:
         ValueError: for a k above N, a temperature that is not positive, or tables and labels that do not fit.
     """
     known, classes, asked, truth = _pair(train, train_labels, test, test_labels)
     if not 1 <= k <= len(known):
-        raise ValueError(f'k: expected 1 to {len(known)}, the rows to learn from, got {k}.')
+        raise ValueError(f'k: expected 1 to {len(known)}, the number of training rows, got {k}.')
     if temperature is not None and not temperature > 0:
         raise ValueError(f'temperature: expected a positive number, or None for a vote each, got {temperature}.')
 
@@ -128,27 +127,27 @@ def logistic_probe(
     strength: float = 1.0,
     max_iter: int = 1000,
 ) -> ProbeResult:
-    """Tell each row's class by a logistic regression on standardised embeddings.
+    """Predict each row's class by a logistic regression on standardized embeddings.
 
-    As Alain & Bengio 2017, https://arxiv.org/abs/1610.01644: what a linear boundary can tell apart is there to be read.
+    As Alain & Bengio 2017, https://arxiv.org/abs/1610.01644.
 
     Args:
-        train: see :func:`knn_probe`, as for the next three.
+        train: (N, D), as :func:`knn_probe`.
         train_labels: (N,) two classes or more.
         test: (M, D).
         test_labels: (M,) classes.
         strength: of the penalty on the coefficients.
-        max_iter: of the solver, which warns where that does not do.
+        max_iter: iterations of the solver, which warns if it does not converge.
 
     Returns:
-        What was told, by scikit-learn's :class:`~sklearn.linear_model.LogisticRegression`.
+        The scores of scikit-learn's :class:`~sklearn.linear_model.LogisticRegression`.
 
     Raises:
-        ValueError: for one class to learn from, a strength that is not positive, or tables and labels that do not fit.
+        ValueError: for a single training class, a strength that is not positive, or tables and labels that do not fit.
     """
     known, classes, asked, truth = _pair(train, train_labels, test, test_labels)
     if len(found := np.unique(classes)) < 2:
-        raise ValueError(f'train_labels: expected two classes or more to tell apart, got {found.tolist()}.')
+        raise ValueError(f'train_labels: expected two classes or more, got {found.tolist()}.')
     if not strength > 0:
         raise ValueError(f'strength: expected a positive number, got {strength}.')
     model = make_pipeline(StandardScaler(), LogisticRegression(C=1 / strength, max_iter=max_iter))

@@ -1,22 +1,18 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Whole scenes: windows that cover them, blending, footprints, maps."""
+"""Whole scenes as tables of embeddings and as maps, without a trainer."""
 
-from torchgeo_clay.datasets.raster.footprints import footprint, footprint_wgs84
-from torchgeo_clay.datasets.raster.windows import check_windows, owned, starts, windows
-from torchgeo_clay.inference.blending import axis_weights, taper
+from torchgeo_clay.inference.embedding import EmbeddingTable, embed, embed_labelled
 from torchgeo_clay.inference.maps import MapStyle
-from torchgeo_clay.inference.scene import predict_scene
+from torchgeo_clay.inference.output import SkippedScenesError
+from torchgeo_clay.inference.scene_maps import SceneMaps, map_scenes
 
 __all__ = (
+    'EmbeddingTable',
     'MapStyle',
-    'axis_weights',
-    'check_windows',
-    'footprint',
-    'footprint_wgs84',
-    'owned',
-    'predict_scene',
-    'starts',
-    'taper',
-    'windows',
+    'SceneMaps',
+    'SkippedScenesError',
+    'embed',
+    'embed_labelled',
+    'map_scenes',
 )

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,12 +16,9 @@ import numpy.typing as npt
 from torch import Tensor
 
 from torchgeo_clay.datasets import Scene
-from torchgeo_clay.inference.blender import Rows
-from torchgeo_clay.writers.cog import CogStream, Colour, Layout
+from torchgeo_clay.writers.cog import CogStream, Color, Layout
 
-__all__ = ('NODATA_CLASS', 'MapStream', 'MapStyle', 'beside', 'write_maps')
-
-Kind = Literal['classes', 'values']
+__all__ = ('MapStream', 'MapStyle', 'probabilities_path')
 
 #: Stands for no data in a map of classes.
 NODATA_CLASS = 255
@@ -32,20 +29,19 @@ class MapStyle:
     """What a map shows, and how.
 
     Attributes:
-        kind: ``classes`` for a model whose answer are logits, of which the likeliest class is written; ``values`` for
-            one whose answer is written as it is.
-        probabilities: whether the classes' probabilities are written too, beside the map.
-        classes: names of the classes, in the order of the model's channels; for one channel, of its absence and
-            presence.
-        colours: of the classes: red, green and blue from 0 to 255.
+        kind: ``classes`` to write the likeliest class of a model that returns logits or probabilities; ``values`` to
+            write what the model returns.
+        probabilities: whether the classes' probabilities are written too, to ``…_probabilities.tif``.
+        classes: names of the classes, in the order of the model's channels; two names for a model with one channel.
+        colors: of the classes: red, green and blue from 0 to 255.
         names: of the bands of a map of values.
-        threshold: for a model with one channel the probability from which on the class is there.
+        threshold: for a model with one channel, the smallest probability of the second class.
     """
 
-    kind: Kind = 'classes'
+    kind: Literal['classes', 'values'] = 'classes'
     probabilities: bool = False
     classes: Sequence[str] = ()
-    colours: Sequence[Colour] = ()
+    colors: Sequence[Color] = ()
     names: Sequence[str] = ()
     threshold: float = 0.5
 
@@ -57,15 +53,15 @@ class MapStyle:
         """
         if self.kind not in ('classes', 'values'):
             raise ValueError(f"kind: expected 'classes' or 'values', got {self.kind!r}.")
-        if self.kind == 'values' and (self.probabilities or self.classes or self.colours):
-            raise ValueError("probabilities, classes and colours go with kind='classes', not with 'values'.")
+        if self.kind == 'values' and (self.probabilities or self.classes or self.colors):
+            raise ValueError("probabilities, classes and colors go with kind='classes', not with 'values'.")
         if self.kind == 'classes' and self.names:
             raise ValueError("names go with kind='values'; give classes= the names of the classes.")
         if not 0 < self.threshold < 1:
             raise ValueError(f'threshold: expected a probability between 0 and 1, got {self.threshold}.')
 
     def activation(self, answer: Tensor) -> Tensor:
-        """Probabilities of logits (B, K, H, W), which unlike logits may be averaged; values stay as they are."""
+        """Turn logits (B, K, H, W) into probabilities, which may be averaged; values stay as they are."""
         if self.kind == 'values':
             return answer
         return answer.sigmoid() if answer.shape[1] == 1 else answer.softmax(1)
@@ -79,29 +75,33 @@ class MapStyle:
         Raises:
             ValueError: naming both.
         """
-        said, expected = (self.names, channels) if self.kind == 'values' else (self.classes, max(channels, 2))
-        if said and len(said) != expected:
+        given, expected = (self.names, channels) if self.kind == 'values' else (self.classes, max(channels, 2))
+        if given and len(given) != expected:
             raise ValueError(
                 f'{"names" if self.kind == "values" else "classes"}: expected {expected} names for the {channels} '
-                f'channels of the model, got {len(said)}: {", ".join(said)}.'
+                f'channels of the model, got {len(given)}: {", ".join(given)}.'
             )
         if self.kind == 'classes' and max(channels, 2) > NODATA_CLASS:
             raise ValueError(f'model: expected at most {NODATA_CLASS} classes, got {channels}.')
 
 
-def beside(out: Path) -> Path:
-    """Where the probabilities of a map go."""
+def probabilities_path(out: Path) -> Path:
+    """Return the path of the probabilities of a map.
+
+    Args:
+        out: the map.
+    """
     return out.with_name(f'{out.stem}_probabilities{out.suffix}')
 
 
 class MapStream:
-    """A scene's map that takes blended rows as they come, and the map of probabilities if the style asks for it.
+    """A scene's map that takes blended rows as they come, and its probabilities if the style asks for them.
 
-    What can't be finished leaves no file. The map has its name last, so where it is, its probabilities are.
+    A map that can't be finished leaves no file. The map is renamed last, so where it exists, its probabilities do.
     """
 
     def __init__(self, scene: Scene, out: Path, style: MapStyle, tags: dict[str, str] | None = None) -> None:
-        """Initialise; nothing is touched before the first rows.
+        """Initialize a new MapStream instance; nothing is written before the first rows.
 
         Args:
             scene: the scene.
@@ -114,11 +114,11 @@ class MapStream:
         self._outputs: list[tuple[CogStream, npt.NDArray[Any], Convert]] = []
 
     def __enter__(self) -> MapStream:
-        """Nothing is done before the first rows."""
+        """Return the stream."""
         return self
 
     def write(self, row: int, values: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]) -> None:
-        """Write a block of rows; rows that are in none have no data.
+        """Write a block of rows; rows in no block have no data.
 
         Args:
             row: its first row.
@@ -149,34 +149,14 @@ class MapStream:
         """
         if kind is None and not self._outputs:
             raise ValueError(
-                f'{self.scene.path}: no pixel holds data, so there is nothing to map. Is nodata set rightly?'
+                f'{self.scene.path}: no pixel holds data, so there is nothing to map. Is its nodata value right?'
             )
         self._stack.__exit__(kind, error, trace)
 
     def drop(self) -> None:
-        """Leave nothing of what was written."""
+        """Remove what was written."""
         error = InterruptedError(f'{self.out} is not finished.')
         self._stack.__exit__(type(error), error, None)
-
-
-def write_maps(
-    rows: Iterator[Rows], scene: Scene, out: Path, style: MapStyle, tags: dict[str, str] | None = None
-) -> None:
-    """Write the blended rows of a scene as a map, and its probabilities beside it where the style asks for them.
-
-    Args:
-        rows: blocks of rows; rows that are in none have no data.
-        scene: the scene.
-        out: the map.
-        style: what it shows.
-        tags: text to write beside the pixels.
-
-    Raises:
-        ValueError: if the channels do not fit the style, or no pixel of the scene is valid.
-    """
-    with MapStream(scene, out, style, tags) as stream:
-        for row, values, valid in rows:
-            stream.write(row, values, valid)
 
 
 Convert = Callable[[Any], Any]
@@ -185,7 +165,7 @@ Convert = Callable[[Any], Any]
 def _outputs(
     scene: Scene, out: Path, style: MapStyle, channels: int, tags: dict[str, str]
 ) -> list[tuple[Path, Layout, Convert]]:
-    """Of each raster to write the path, what it is, and how blended channels (K, H, W) become its pixels."""
+    """Return path and layout of each raster to write, and how blended channels (K, H, W) become its pixels."""
     base = Layout(
         scene.height,
         scene.width,
@@ -205,10 +185,10 @@ def _outputs(
         return found.astype(np.uint8)
 
     classes = replace(
-        base, dtype='uint8', count=1, nodata=NODATA_CLASS, names=['class'], classes=style.classes, colours=style.colours
+        base, dtype='uint8', count=1, nodata=NODATA_CLASS, names=['class'], classes=style.classes, colors=style.colors
     )
     outputs: list[tuple[Path, Layout, Convert]] = [(out, classes, likeliest)]
     if style.probabilities:
         names = style.classes if channels > 1 else style.classes[1:]
-        outputs.append((beside(out), replace(base, names=names), lambda values: values))
+        outputs.append((probabilities_path(out), replace(base, names=names), lambda values: values))
     return outputs

@@ -48,6 +48,9 @@ class ClayTask(BaseTask):
 
     weights: Any
 
+    #: Name of a sensor → its bands, of the batches trained on; None for a task that was never trained.
+    trained_on: dict[str, list[str]] | None = None
+
     @property
     def clay(self) -> Clay:
         """The encoder."""
@@ -180,6 +183,9 @@ class ClayTask(BaseTask):
             batch_idx: of the epoch.
             *args: the index of the loader, if there are several.
         """
+        self.trained_on = {} if self.trained_on is None else self.trained_on
+        if 'selection' in batch:
+            self.trained_on.setdefault(str(batch['sensor']), list(batch['selection'].band_names))
         return self._step('training_step', batch, batch_idx, *args)
 
     def validation_step(self, batch: Any, batch_idx: int, *args: Any) -> Any:
@@ -215,7 +221,7 @@ class ClayTask(BaseTask):
     # files ------------------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the class in the hyperparameters, by which ``torchgeo test --ckpt_path`` knows what they are of.
+        """Store the class, by which ``torchgeo test --ckpt_path`` knows the task, and the sensors trained on.
 
         Lightning's command does so by itself where it made the task, and can not read what a script has saved.
 
@@ -224,9 +230,10 @@ class ClayTask(BaseTask):
         """
         name = f'{type(self).__module__}.{type(self).__qualname__}'
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY].setdefault('_class_path', name)
+        checkpoint['torchgeo_clay'] = {'trained_on': self.trained_on}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Compare shapes before anything is loaded.
+        """Compare shapes before anything is loaded, and read the sensors trained on.
 
         Args:
             checkpoint: to be loaded.
@@ -234,6 +241,7 @@ class ClayTask(BaseTask):
         Raises:
             CheckpointError: for weights of other shapes, as those of another number of classes.
         """
+        self.trained_on = checkpoint.get('torchgeo_clay', {}).get('trained_on') or {}
         saved, own = checkpoint['state_dict'], self.state_dict()
         for name in own.keys() & saved.keys():
             if saved[name].shape != own[name].shape:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -13,12 +14,15 @@ from torch.nn import functional as F
 from torchgeo.tasks import BaseTask
 
 from torchgeo_clay.conditioning import Conditioning, LatLonOrder, batch_sensor
+from torchgeo_clay.datasets.raster.windows import PATCH
 from torchgeo_clay.models import Clay, FoldedClay, builders
 from torchgeo_clay.models.casting import cast_copy, cast_matmuls
 from torchgeo_clay.sensors import Sensor
 from torchgeo_clay.tasks.precision import warn_if_emulated
 
-__all__ = ('ClayEmbedding',)
+__all__ = ('ClayEmbedding', 'pool')
+
+Pooling = Literal['class', 'mean', 'patches']
 
 
 class ClayEmbedding(BaseTask):
@@ -34,7 +38,7 @@ class ClayEmbedding(BaseTask):
         self,
         model: str = 'clay_large_patch8',
         weights: bool | str | None = None,
-        pooling: Literal['class', 'mean', 'patches'] = 'class',
+        pooling: Pooling = 'class',
         latlon_order: LatLonOrder = 'latlon',
         compile: bool = False,
     ) -> None:
@@ -42,8 +46,8 @@ class ClayEmbedding(BaseTask):
 
         Args:
             model: the builder's name, ``clay_{tiny,small,base,large}_patch8``.
-            weights: True or ``CLAY_V1_5`` for the release's, a released-format checkpoint, one of our own pretraining
-                or of a task, or an encoder's ``.safetensors``. Has to be given: False is for random ones.
+            weights: True or ``CLAY_V1_5`` for the released ones, a path of a checkpoint of the release, of pretraining
+                or of a task, or of an encoder's ``.safetensors``. Required; False for random initialization.
             pooling: ``class`` for the class token, ``mean`` for the mean of the patches that hold data, ``patches`` for
                 every patch.
             latlon_order: order of latitude and longitude in the place code, see
@@ -93,14 +97,7 @@ class ClayEmbedding(BaseTask):
         tokens = self._model_of(batch).forward_features(
             batch['image'], conditioning.gsd, conditioning.time, conditioning.latlon
         )
-        if self.hparams['pooling'] == 'class':
-            return tokens[:, 0].float()
-        p = self.model.patch_embed.patch_size[0]
-        patches = tokens[:, 1:].float()
-        if self.hparams['pooling'] == 'patches':
-            return rearrange(patches, 'b (h w) d -> b h w d', h=batch['image'].shape[-2] // p)
-        holds = rearrange(F.max_pool2d(batch['valid'].float(), p), 'b 1 h w -> b (h w) 1')
-        return (patches * holds).sum(1) / holds.sum(1).clamp(min=1)
+        return pool(tokens, batch, self.hparams['pooling'])
 
     def _model_of(self, batch: dict[str, Any]) -> FoldedClay:
         """The encoder folded for a batch's sensor; its blocks are those of the model."""
@@ -139,3 +136,27 @@ class ClayEmbedding(BaseTask):
         """
         embedding: Tensor = self(batch)
         return embedding
+
+
+def pool(tokens: Tensor, batch: Mapping[str, Any], pooling: Pooling) -> Tensor:
+    """Pool tokens into embeddings.
+
+    Args:
+        tokens: (B, 1 + L, D).
+        batch: ``image`` (B, C, H, W), and if known ``valid`` (B, 1 or C, H, W).
+        pooling: ``class`` for the class token, ``mean`` for the mean of the patches with data, ``patches`` for every
+            patch.
+
+    Returns:
+        (B, D), or (B, h, w, D) for ``patches``; float32.
+    """
+    if pooling == 'class':
+        return tokens[:, 0].float()
+    patches, valid = tokens[:, 1:].float(), batch.get('valid')
+    if pooling == 'patches':
+        return rearrange(patches, 'b (h w) d -> b h w d', h=batch['image'].shape[-2] // PATCH)
+    if valid is None:
+        return patches.mean(dim=1)
+    holds = F.max_pool2d(valid.any(dim=1, keepdim=True).float(), PATCH, ceil_mode=True)
+    holds = rearrange(holds, 'b 1 h w -> b (h w) 1')
+    return (patches * holds).sum(1) / holds.sum(1).clamp(min=1)

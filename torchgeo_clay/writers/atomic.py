@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Files that are whole or not there."""
+"""Atomic writing: a file is there completely or not at all."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ('OutputError', 'atomic', 'check_writable')
 
 
 class OutputError(ValueError):
-    """What was to be written can't be; the message names the file, the reason and what can be done."""
+    """A file can't be written; the message names it, the reason and the remedy."""
 
 
 @contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Write a file under another name in the same folder; it gets its own name when all of it is on the disk.
+    """Write a file under a temporary name in its folder; rename it once all of it is on the disk.
 
     Example::
 
@@ -26,10 +26,10 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
             write(partial)
 
     Args:
-        path: the file; one that is there already is replaced at the end.
+        path: the file; replaced if it exists.
 
     Yields:
-        The path to write to. It is gone after an exception.
+        The path to write to; deleted after an exception.
 
     Raises:
         OutputError: if the folder can't be written to or the disk is full.
@@ -54,7 +54,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put a folder's entries on the disk, so that a new name outlives a loss of power."""
+    """Flush a folder's entries to disk, so that a new name survives a loss of power."""
     if os.name != 'posix':  # elsewhere a folder can't be opened
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -65,7 +65,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:
-    """Make a folder and write an empty file into it, so that a run does not find out at its end.
+    """Make a folder and write an empty file into it, so that a run fails at its start if at all.
 
     Args:
         folder: the folder.

@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Cloud-optimised GeoTIFFs written row by row. Shapes: K bands, H rows, W columns."""
+"""Cloud-optimized GeoTIFFs written row by row. Shapes: K bands, H rows, W columns."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rasterio.windows import Window
 
 from torchgeo_clay.writers.atomic import OutputError, atomic
 
-__all__ = ('CogStream', 'Layout', 'write_cog')
+__all__ = ('CogStream', 'Color', 'Layout')
 
 #: Pixels per side of a COG's tiles.
 _TILE = 256
@@ -34,12 +34,12 @@ _TILE = 256
 #: rasterio takes GDAL_CACHEMAX for bytes, whatever its size; in the environment small ones are megabytes.)
 CACHE_BYTES = 32 << 20
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a raster is, but for its pixels.
+    """A raster's metadata.
 
     Attributes:
         height: rows.
@@ -48,10 +48,10 @@ class Layout:
         transform: affine from (column, row) to the CRS.
         dtype: of the pixels.
         count: K, bands.
-        nodata: the value that stands for no data; None for none.
+        nodata: the value for no data; None for none.
         names: of the bands.
-        classes: what the values 0, 1, … of a map of classes mean.
-        colours: of these values, red, green and blue from 0 to 255.
+        classes: names of the values 0, 1, … of a map of classes.
+        colors: of these values, red, green and blue from 0 to 255.
         tags: text to write beside the pixels.
     """
 
@@ -64,37 +64,37 @@ class Layout:
     nodata: float | None = None
     names: Sequence[str] = ()
     classes: Sequence[str] = ()
-    colours: Sequence[Colour] = ()
+    colors: Sequence[Color] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Validate.
 
         Raises:
-            ValueError: for names that are not one per band, colours that are not one per class or no colours, or
-                classes and colours of a raster that is not one band of small integers.
+            ValueError: for names that are not one per band, colors that are not one per class or no colors, or
+                classes and colors of a raster that is not one band of small integers.
         """
         if self.names and len(self.names) != self.count:
             raise ValueError(f'names: expected {self.count}, one per band, got {len(self.names)}: {self.names}.')
-        if (self.classes or self.colours) and (self.count != 1 or self.dtype not in ('uint8', 'uint16')):
+        if (self.classes or self.colors) and (self.count != 1 or self.dtype not in ('uint8', 'uint16')):
             raise ValueError(
-                f'classes and colours: expected one band of uint8 or uint16, got {self.count} of {self.dtype}.'
+                f'classes and colors: expected one band of uint8 or uint16, got {self.count} of {self.dtype}.'
             )
-        if self.classes and self.colours and len(self.classes) != len(self.colours):
+        if self.classes and self.colors and len(self.classes) != len(self.colors):
             raise ValueError(
-                f'colours: expected {len(self.classes)}, one per class ({", ".join(self.classes)}), got '
-                f'{len(self.colours)}.'
+                f'colors: expected {len(self.classes)}, one per class ({", ".join(self.classes)}), got '
+                f'{len(self.colors)}.'
             )
-        for colour in self.colours:
-            if len(colour) != 3 or not all(0 <= part <= 255 for part in colour):
-                raise ValueError(f'colours: expected red, green and blue from 0 to 255, got {tuple(colour)}.')
+        for color in self.colors:
+            if len(color) != 3 or not all(0 <= part <= 255 for part in color):
+                raise ValueError(f'colors: expected red, green and blue from 0 to 255, got {tuple(color)}.')
 
 
 class CogStream:
-    """A COG that takes rows as they come; memory does not grow with its height.
+    """A COG written row by row; memory does not grow with its height.
 
-    A COG can only be written as a whole, from another raster: rows go to a plain GeoTIFF beside it first, which is gone
-    at the end. The COG itself has its name only when it is whole.
+    GDAL can only write a COG from another raster: rows go to a plain GeoTIFF beside it first, which is deleted at the
+    end. The COG itself is written atomically.
 
     Example::
 
@@ -103,11 +103,11 @@ class CogStream:
     """
 
     def __init__(self, path: str | os.PathLike[str], layout: Layout) -> None:
-        """Initialise.
+        """Initialize a new CogStream instance.
 
         Args:
             path: the COG.
-            layout: what it is.
+            layout: its metadata.
         """
         self.path, self.layout = Path(path), layout
         self._rows = self.path.with_name(f'.{self.path.stem}.{os.getpid()}.rows.tif')
@@ -123,9 +123,7 @@ class CogStream:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    'ignore', NotGeoreferencedWarning
-                )  # a scene may have no CRS; then nor has its map
+                warnings.simplefilter('ignore', NotGeoreferencedWarning)  # a scene without CRS gives a map without
                 self._file = rasterio.open(
                     self._rows,
                     'w',
@@ -146,27 +144,26 @@ class CogStream:
             raise OutputError(f'{self.path}: could not be written ({error}). Is its folder writable?') from error
         return self
 
-    def write(self, row: int, pixels: npt.NDArray[Any], col: int = 0) -> None:
-        """Write a block of pixels; those in no block have no data.
+    def write(self, row: int, pixels: npt.NDArray[Any]) -> None:
+        """Write a block of rows; rows in no block have no data.
 
         Args:
             row: its first row.
             pixels: (K, H, W) of the layout's dtype.
-            col: its first column.
 
         Raises:
             OutputError: if the disk is full.
         """
         assert self._file is not None
         try:
-            self._file.write(pixels, window=Window(col, row, pixels.shape[2], pixels.shape[1]))
+            self._file.write(pixels, window=Window(0, row, pixels.shape[2], pixels.shape[1]))
         except (OSError, RasterioError) as error:
             raise OutputError(f'{self.path}: could not be written ({error}). Is there room on the disk?') from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Make the COG, unless there was an exception.
+        """Make the COG, unless an exception was raised.
 
         Raises:
             OutputError: if it can't be written.
@@ -182,7 +179,7 @@ class CogStream:
             self._drop()
 
     def _convert(self) -> None:
-        """From the plain raster to the COG."""
+        """Copy the plain raster into the COG."""
         integers = np.issubdtype(np.dtype(self.layout.dtype), np.integer)
         with atomic(self.path) as partial, warnings.catch_warnings():
             warnings.simplefilter('ignore', NotGeoreferencedWarning)
@@ -199,36 +196,21 @@ class CogStream:
             )
 
     def _drop(self) -> None:
-        """Remove the plain raster and what GDAL may have put beside it."""
+        """Delete the plain raster and GDAL's side-car file."""
         for path in (self._rows, self._rows.with_name(f'{self._rows.name}.aux.xml')):
             path.unlink(missing_ok=True)
 
 
 def _describe(file: DatasetWriter, layout: Layout) -> None:
-    """Write names, classes, colours and tags."""
+    """Write names, classes, colors and tags."""
     if layout.names:
         file.descriptions = tuple(layout.names)
     if layout.classes:
         file.update_tags(1, **{f'CLASS_{i}': name for i, name in enumerate(layout.classes)})
         file.update_tags(CLASSES=json.dumps(dict(enumerate(layout.classes))))
-    if layout.colours:
-        colours = {i: (*colour, 255) for i, colour in enumerate(layout.colours)}
+    if layout.colors:
+        colors = {i: (*color, 255) for i, color in enumerate(layout.colors)}
         if layout.nodata is not None:
-            colours[int(layout.nodata)] = (0, 0, 0, 0)
-        file.write_colormap(1, colours)
+            colors[int(layout.nodata)] = (0, 0, 0, 0)
+        file.write_colormap(1, colors)
     file.update_tags(**layout.tags)
-
-
-def write_cog(path: str | os.PathLike[str], pixels: npt.NDArray[Any], layout: Layout) -> None:
-    """Write a COG that fits into memory.
-
-    Args:
-        path: the file; one that is there already is replaced.
-        pixels: (K, H, W).
-        layout: what it is.
-
-    Raises:
-        OutputError: if it can't be written.
-    """
-    with CogStream(path, layout) as stream:
-        stream.write(0, pixels)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,11 +15,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
+from pyarrow.dataset import dataset, field
 from pyproj import CRS
 
 from torchgeo_clay.writers.atomic import atomic
 
-__all__ = ('KEY', 'Rows', 'embedding_table', 'read_metadata', 'write_geoparquet')
+__all__ = ('KEY', 'Rows', 'embedding_batches', 'embedding_table', 'read_metadata', 'write_geoparquet')
 
 Precision = Literal['float32', 'float16', 'int8']
 
@@ -32,14 +33,14 @@ _BBOX = ('xmin', 'ymin', 'xmax', 'ymax')
 
 @dataclass(frozen=True)
 class Rows:
-    """Embeddings of N windows of scenes, and what is known of them.
+    """Embeddings of N windows of scenes, and their metadata.
 
     Attributes:
         embedding: (N, D) float32.
         geometry: N footprints, empty where the place is unknown.
         time: (N,) seconds since 1970-01-01 UTC; NaN for unknown.
         sensor: N names.
-        gsd: (N,) metres per pixel.
+        gsd: (N,) meters per pixel.
         source: N paths or URLs of the scenes.
         row: (N,) first row of each window in its scene.
         col: (N,) first column.
@@ -58,7 +59,7 @@ class Rows:
 
 
 def embedding_table(rows: Rows, precision: Precision = 'float32') -> pa.Table:
-    """A table of embeddings, a row per window.
+    """Make a table of embeddings, a row per window.
 
     Args:
         rows: the windows.
@@ -71,7 +72,7 @@ def embedding_table(rows: Rows, precision: Precision = 'float32') -> pa.Table:
     Raises:
         ValueError: for an unknown precision.
     """
-    values, scale = _quantised(rows.embedding, precision)
+    values, scale = _quantized(rows.embedding, precision)
     geometry = np.asarray(rows.geometry, dtype=object)
     known = np.isfinite(rows.time)
     milliseconds = np.where(known, np.nan_to_num(rows.time) * 1000, 0).round().astype(np.int64)
@@ -95,10 +96,22 @@ def embedding_table(rows: Rows, precision: Precision = 'float32') -> pa.Table:
     return pa.table(columns)
 
 
-def _quantised(
+def _bounds(geometry: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return xmin, ymin, xmax, ymax (N, 4); xmin > xmax where a footprint is cut at the antimeridian, by GeoParquet."""
+    bounds: npt.NDArray[np.float64] = shapely.bounds(geometry)
+    for i in np.flatnonzero(
+        (bounds[:, 0] == -180) & (bounds[:, 2] == 180) & (shapely.get_num_geometries(geometry) > 1)
+    ):
+        parts = shapely.bounds(shapely.get_parts(geometry[i]))
+        east = parts[:, 2] == 180  # in the eastern hemisphere, where the footprint begins
+        bounds[i, 0], bounds[i, 2] = parts[east, 0].min(), parts[~east, 2].max()
+    return bounds
+
+
+def _quantized(
     embedding: npt.NDArray[np.float32], precision: Precision
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32] | None]:
-    """Embeddings as they are stored, and per row what they are to be multiplied by."""
+    """Return embeddings as they are stored, and the factor of each row."""
     if precision not in ('float32', 'float16', 'int8'):
         raise ValueError(f"precision: expected 'float32', 'float16' or 'int8', got {precision!r}.")
     if precision != 'int8':
@@ -128,13 +141,13 @@ def write_geoparquet(
     metadata: Mapping[str, Any],
     row_group: int = _ROW_GROUP,
 ) -> int:
-    """Write tables as one GeoParquet file, whole or not at all, with one of them in memory at a time.
+    """Write tables as one GeoParquet file, atomically, with one row group in memory.
 
     Args:
-        path: the file; one that is there already is replaced.
+        path: the file; replaced if it exists.
         tables: of :func:`embedding_table`, all of one schema.
         crs: of the geometries; None for unknown.
-        metadata: written into the file as JSON: the model, its weights, ….
+        metadata: written into the file as JSON, such as the model and its weights.
         row_group: rows of a row group.
 
     Returns:
@@ -154,10 +167,10 @@ def write_geoparquet(
                     dictionaries = ['sensor', 'source']
                     writer = pq.ParquetWriter(partial, table.schema, compression='zstd', use_dictionary=dictionaries)
                 writer.write_table(table, row_group_size=row_group)
-                _look(table, *seen)
+                _record(table, *seen)
                 count += table.num_rows
             if writer is None:
-                raise ValueError(f'{os.fspath(path)}: there is no row to write.')
+                raise ValueError(f'{os.fspath(path)}: there is no row to write, as no pixel holds data.')
             writer.add_key_value_metadata({'geo': json.dumps(_geo(crs, *seen)), KEY.decode(): json.dumps(metadata)})
         finally:
             if writer is not None:
@@ -166,7 +179,7 @@ def write_geoparquet(
 
 
 def _grouped(tables: Iterable[pa.Table], rows: int) -> Iterable[pa.Table]:
-    """Small tables put together until they fill a row group."""
+    """Concatenate small tables until they fill a row group."""
     waiting: list[pa.Table] = []
     for table in tables:
         waiting.append(table)
@@ -179,8 +192,8 @@ def _grouped(tables: Iterable[pa.Table], rows: int) -> Iterable[pa.Table]:
         yield pa.concat_tables(waiting)
 
 
-def _look(table: pa.Table, types: set[str], bounds: list[npt.NDArray[np.float64]]) -> None:
-    """Take down the types of a table's geometries and their bounds."""
+def _record(table: pa.Table, types: set[str], bounds: list[npt.NDArray[np.float64]]) -> None:
+    """Record the types of a table's geometries and their bounds."""
     geometry = shapely.from_wkb(table['geometry'].to_numpy(zero_copy_only=False))
     names = {3: 'Polygon', 6: 'MultiPolygon'}
     types.update(names[i] for i in set(shapely.get_type_id(geometry).tolist()))
@@ -190,7 +203,7 @@ def _look(table: pa.Table, types: set[str], bounds: list[npt.NDArray[np.float64]
 
 
 def _geo(crs: CRS | None, types: set[str], bounds: Sequence[npt.NDArray[np.float64]]) -> dict[str, Any]:
-    """The metadata that makes a Parquet file GeoParquet."""
+    """Return the metadata that makes a Parquet file GeoParquet."""
     column: dict[str, Any] = {
         'encoding': 'WKB',
         'geometry_types': sorted(types),
@@ -203,8 +216,35 @@ def _geo(crs: CRS | None, types: set[str], bounds: Sequence[npt.NDArray[np.float
     return {'version': '1.1.0', 'primary_column': 'geometry', 'columns': {'geometry': column}}
 
 
+def embedding_batches(
+    path: str | os.PathLike[str], source: str | None = None, rows: int = _ROW_GROUP
+) -> Iterator[tuple[npt.NDArray[np.float32], list[str], npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Read a table of embeddings in batches.
+
+    Args:
+        path: of :func:`write_geoparquet`.
+        source: the scene whose rows are wanted; None for all.
+        rows: rows per batch.
+
+    Yields:
+        Embeddings (N, D), and of each its scene, row and column.
+    """
+    table = dataset(path)
+    columns = ['embedding', 'source', 'row', 'col', *(['scale'] if 'scale' in table.schema.names else [])]
+    wanted = None if source is None else field('source') == source
+    for batch in table.to_batches(columns=columns, filter=wanted, batch_size=rows, use_threads=False):
+        if not len(batch):
+            continue
+        values = batch['embedding'].flatten().to_numpy(zero_copy_only=False)
+        embedding = values.astype(np.float32).reshape(len(batch), -1)
+        if 'scale' in batch.schema.names:
+            embedding = embedding * batch['scale'].to_numpy()[:, None]
+        row, col = (batch[name].to_numpy().astype(np.int64) for name in ('row', 'col'))
+        yield embedding, batch['source'].to_pylist(), row, col
+
+
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What :func:`write_geoparquet` was given as ``metadata``.
+    """Return the ``metadata`` that :func:`write_geoparquet` was given.
 
     Args:
         path: a Parquet file.

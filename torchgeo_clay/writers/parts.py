@@ -1,9 +1,9 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""A table that is written in parts, so that a run that was killed goes on, and several processes write at once.
+"""A table that is written in parts, so that a killed run continues and several processes write at once.
 
-Beside ``OUT.parquet`` the folder ``OUT.parquet.parts`` holds one file per part, each whole or not there, and
-``run.json``, which says of what run they are. When all parts are there they become one file and the folder goes.
+Beside ``OUT.parquet`` the folder ``OUT.parquet.parts`` holds one file per part, each written atomically, and
+``run.json``, which identifies the run. When all parts are there they become one file and the folder is removed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +34,15 @@ class PartStore:
     Attributes:
         path: the file that they become.
         folder: where they are until then.
-        run: what all parts have in common, JSON values; parts of another run are refused.
+        run: settings that all parts share, JSON values; parts of another run are refused.
     """
 
     def __init__(self, path: str | os.PathLike[str], run: Mapping[str, Any]) -> None:
-        """Initialise; nothing is touched.
+        """Initialize a new PartStore instance; nothing is written.
 
         Args:
-            path: the file to be.
-            run: what makes a part one of this run: model, weights, settings.
+            path: the final file.
+            run: what identifies the run: model, weights, settings.
 
         Raises:
             ValueError: for another suffix than ``.parquet``.
@@ -53,11 +54,11 @@ class PartStore:
         self.run: dict[str, Any] = json.loads(json.dumps(run))  # as it is read back
 
     def begin(self, keys: Sequence[str], *, overwrite: bool = False) -> bool:
-        """Prepare the folder, or find that nothing is left to do. One process does so, the others wait for it.
+        """Prepare the folder. Call it on one process, before the others write.
 
         Args:
-            keys: of all the parts that make the table.
-            overwrite: whether a table or parts of another run are thrown away.
+            keys: of all parts of the table.
+            overwrite: whether a table or parts of another run are deleted.
 
         Returns:
             Whether the table is there already, complete and of this run.
@@ -83,30 +84,30 @@ class PartStore:
         with atomic(description) as partial:
             partial.write_text(json.dumps(self.run, indent=1))
         halves = [*self.folder.glob('.*.partial.*'), *self.path.parent.glob(f'.{self.path.stem}.*.partial.parquet')]
-        for left in [*halves, *self.folder.glob('*.failed')]:
-            left.unlink()  # of a run that was killed, or of scenes that are tried again
+        for half in halves:  # of a run that was killed
+            half.unlink()
         return False
 
     def _other(self) -> bool:
-        """Whether the parts that are there are of another run."""
+        """Return whether the folder holds parts of another run."""
         description = self.folder / _RUN
         return not description.exists() or json.loads(description.read_text()) != self.run
 
     def _check_same(self, found: Mapping[str, Any], where: Path) -> None:
-        """Raise unless what is there is of this run, naming what differs."""
+        """Raise for another run than this one, naming what differs."""
         differing = [key for key in {**self.run, **found} if self.run.get(key) != found.get(key)]
         if differing:
-            said = '; '.join(f'{key} is {found.get(key)!r} there, {self.run.get(key)!r} here' for key in differing)
+            what = '; '.join(f'{key} is {found.get(key)!r} there, {self.run.get(key)!r} here' for key in differing)
             raise OutputError(
-                f'out: {where} is of another run ({said}). Choose another name, remove it, or give overwrite: true.'
+                f'out: {where} is of another run ({what}). Choose another name, remove it, or give overwrite: true.'
             )
 
     def done(self) -> set[str]:
-        """Keys of the parts that are there."""
+        """Return the keys of the parts that are there."""
         return {path.stem for path in self.folder.glob('*.parquet') if not path.name.startswith('.')}
 
     def write(self, key: str, table: pa.Table) -> None:
-        """Write a part, whole or not at all; one without rows counts as there too.
+        """Write a part atomically; it may have no rows.
 
         Args:
             key: of the part.
@@ -118,42 +119,22 @@ class PartStore:
         with atomic(self.folder / f'{key}.parquet') as partial:
             pq.write_table(table, partial, compression='zstd')
 
-    def fail(self, key: str, source: str, reason: str) -> None:
-        """Take down that a part can't be made.
-
-        Args:
-            key: of the part.
-            source: the scene.
-            reason: what was wrong with it.
-        """
-        with atomic(self.folder / f'{key}.failed') as partial:
-            partial.write_text(json.dumps([source, reason]))
-
-    def failures(self) -> dict[str, str]:
-        """Scenes of which parts can't be made, and why."""
-        return dict(json.loads(path.read_text()) for path in sorted(self.folder.glob('*.failed')))
-
-    def finish(self, parts: Mapping[str, str], *, crs: CRS | None, metadata: Mapping[str, Any]) -> int | None:
-        """Make one file of all parts, in their order, and remove the folder.
-
-        Scenes that failed in part are left out as a whole. Done by one process, when all have written.
+    def finish(self, parts: Mapping[str, str], failed: Mapping[str, str], *, crs: CRS | None) -> int:
+        """Make one file of all parts, in their order, and remove the folder. Call it on one process.
 
         Args:
             parts: key of a part → its scene, in the order of the table.
+            failed: scene → reason, of scenes that are skipped as a whole.
             crs: of the geometries; None for unknown.
-            metadata: written into the file besides :attr:`run`.
 
         Returns:
-            The number of rows; None if parts are missing, and nothing was done.
+            The number of rows.
 
         Raises:
             OutputError: if the file can't be written.
             ValueError: if no row is left.
         """
-        failed = self.failures()
         wanted = [key for key, source in parts.items() if source not in failed]
-        if set(wanted) - self.done():
-            return None
 
         def tables() -> Iterator[pa.Table]:
             for key in wanted:
@@ -161,14 +142,19 @@ class PartStore:
                 if table.num_rows:
                     yield table
 
-        every = {**self.run, **metadata, 'run': sorted(self.run), 'parts': list(parts), 'failed': failed}
-        count = write_geoparquet(self.path, tables(), crs=crs, metadata=every)
+        about = {
+            'torchgeo_clay': version('torchgeo-clay'),
+            'run': sorted(self.run),
+            'parts': [*parts],
+            'failed': failed,
+        }
+        count = write_geoparquet(self.path, tables(), crs=crs, metadata={**self.run, **about})
         shutil.rmtree(self.folder)
         return count
 
 
 def _metadata_of(path: Path) -> dict[str, Any]:
-    """What says of which run a table is; empty for a file of someone else."""
+    """Return the run metadata stored in a table."""
     try:
         metadata = read_metadata(path)
     except ValueError as error:

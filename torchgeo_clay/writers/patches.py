@@ -6,75 +6,72 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
-from pyproj import CRS
 from rasterio import Affine
 
 from torchgeo_clay.writers.cog import CogStream, Layout
-from torchgeo_clay.writers.geoparquet import read_metadata
-from torchgeo_clay.writers.principal import embedding_batches, principal_components, scores
+from torchgeo_clay.writers.geoparquet import embedding_batches, read_metadata
 
-__all__ = ('write_patch_cog',)
+__all__ = ('write_patch_cogs',)
 
 
-def write_patch_cog(
-    path: str | os.PathLike[str],
-    table: str | os.PathLike[str],
-    source: str,
-    *,
-    height: int,
-    width: int,
-    crs: CRS | None,
-    transform: Affine,
-    components: int | None = None,
-    patch_size: int = 8,
-) -> Path:
-    """Write the embeddings of a scene's patches as a COG of one pixel per patch.
+class _Scene(Protocol):
+    """The attributes needed of a :class:`torchgeo_clay.datasets.Scene`."""
 
-    Numbers wait in a file beside the COG, not in memory.
+    path: Any
+    height: Any
+    width: Any
+    crs: Any
+    transform: Any
+
+
+def write_patch_cogs(
+    folder: str | os.PathLike[str], table: str | os.PathLike[str], scenes: Sequence[_Scene], patch_size: int = 8
+) -> list[Path]:
+    """Write the embeddings of each scene's patches as a COG of one pixel per patch.
+
+    Values are collected in a file beside the COG, not in memory.
 
     Args:
-        path: the COG; one that is there already is replaced.
+        folder: of the COGs, ``NAME_i.tif`` for the ith scene; those that are there are replaced.
         table: embeddings of every patch, of :func:`torchgeo_clay.writers.write_geoparquet`.
-        source: the scene, as in the table's column.
-        height: rows of the scene.
-        width: columns of the scene.
-        crs: of the scene.
-        transform: of the scene.
-        components: how many principal components of the whole table to write; None for all D dimensions.
+        scenes: the scenes; those that are not in the table are skipped.
         patch_size: pixels per side of a patch.
 
     Returns:
-        The path.
+        The paths.
 
     Raises:
-        ValueError: if the table has no patch of the scene, or its rows are no patches.
-        OutputError: if the COG can't be written.
+        ValueError: if the table's rows are no patches.
+        OutputError: if a COG can't be written.
     """
-    path, p = Path(path), patch_size
-    h, w = -(-height // p), -(-width // p)
     if (pooling := read_metadata(table).get('pooling')) != 'patches':
         raise ValueError(f'{os.fspath(table)}: expected embeddings of every patch, pooling: patches, got {pooling!r}.')
-    basis = None if components is None else principal_components(table, components)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.stem}.') as folder:
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    paths = [Path(folder, f'{Path(scene.path).stem}_{i}.tif') for i, scene in enumerate(scenes)]
+    return [path for path, scene in zip(paths, scenes, strict=True) if _write(path, table, scene, patch_size)]
+
+
+def _write(path: Path, table: str | os.PathLike[str], scene: _Scene, p: int) -> bool:
+    """Write a scene's patches; return whether there are any."""
+    h, w, t = -(-scene.height // p), -(-scene.width // p), scene.transform
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.stem}.') as scratch:
         grid: np.memmap | None = None
-        for embedding, sources, rows, cols in embedding_batches(table):
-            mine = np.array([s == source for s in sources])
-            if not mine.any():
-                continue
-            values = embedding[mine] if basis is None else scores(embedding[mine], *basis)
+        for embedding, _, rows, cols in embedding_batches(table, scene.path):
             if grid is None:
-                grid = np.memmap(f'{folder}/grid', np.float32, 'w+', shape=(h, w, values.shape[1]))
+                grid = np.memmap(f'{scratch}/grid', np.float32, 'w+', shape=(h, w, embedding.shape[1]))
                 grid[:] = np.nan
-            grid[rows[mine] // p, cols[mine] // p] = values
+            grid[rows // p, cols // p] = embedding
         if grid is None:
-            raise ValueError(f'{os.fspath(table)}: there is no patch of {source} in it.')
-        scaled = Affine(transform.a * p, transform.b * p, transform.c, transform.d * p, transform.e * p, transform.f)
-        layout = Layout(h, w, crs, scaled, 'float32', grid.shape[2], float('nan'), tags={'SOURCE': source})
+            return False
+        scaled = Affine(t.a * p, t.b * p, t.c, t.d * p, t.e * p, t.f)
+        layout = Layout(h, w, scene.crs, scaled, 'float32', grid.shape[2], float('nan'), tags={'SOURCE': scene.path})
         with CogStream(path, layout) as stream:
             for row in range(0, h, 16):
                 stream.write(row, np.ascontiguousarray(np.moveaxis(grid[row : row + 16], 2, 0)))
         del grid
-    return path
+    return True

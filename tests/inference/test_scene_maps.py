@@ -5,6 +5,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +13,10 @@ import rasterio
 import torch
 from torch import Tensor, nn
 
+from torchgeo_clay.conditioning import Conditioning
 from torchgeo_clay.datasets import SensorRaster
 from torchgeo_clay.datasets.raster.files import open_raster
-from torchgeo_clay.inference import MapStyle, predict_scene
-from torchgeo_clay.inference.blender import prepare
+from torchgeo_clay.inference import MapStyle, map_scenes
 from torchgeo_clay.models import clay_tiny_patch8
 from torchgeo_clay.sensors import get_sensor
 from torchgeo_clay.writers import OutputError
@@ -23,6 +24,11 @@ from torchgeo_clay.writers import OutputError
 WriteScene = Callable[..., Path]
 NAIP = get_sensor('naip')
 VALUES = MapStyle('values')
+
+
+def map_scene(model: nn.Module, scene: Path, out: Path, **options: Any) -> Path:
+    (found,) = map_scenes(model, scene, out, sensor='naip', **options)
+    return found
 
 
 def normalized(path: Path) -> np.ndarray:
@@ -63,9 +69,7 @@ def test_a_model_that_returns_its_input(
     pixels = np.random.default_rng(1).integers(1, 255, (4, height, width)).astype(np.uint8)
     pixels[:, 5:30, 40:60] = 0
     scene = write_scene(pixels=pixels)
-    out = predict_scene(
-        nn.Identity(), scene, tmp_path / 'out.tif', sensor='naip', style=VALUES, chip=chip, stride=stride, batch_size=3
-    )
+    out = map_scene(nn.Identity(), scene, tmp_path / 'out.tif', style=VALUES, chip=chip, stride=stride, batch_size=3)
     with rasterio.open(out) as file, rasterio.open(scene) as given:
         found = file.read()
         assert file.crs == given.crs
@@ -82,7 +86,7 @@ def test_rows_without_data_at_the_top_and_the_bottom(write_scene: WriteScene, tm
     pixels[:, :70] = 0
     pixels[:, 100:] = 0
     scene = write_scene(pixels=pixels)
-    out = predict_scene(nn.Identity(), scene, tmp_path / 'out.tif', sensor='naip', style=VALUES, chip=16, stride=8)
+    out = map_scene(nn.Identity(), scene, tmp_path / 'out.tif', style=VALUES, chip=16, stride=8)
     with rasterio.open(out) as file:
         np.testing.assert_allclose(file.read(), normalized(scene), rtol=2e-6, atol=1e-6)
 
@@ -91,9 +95,9 @@ def test_a_map_of_classes(write_scene: WriteScene, tmp_path: Path) -> None:
     pixels = np.random.default_rng(1).integers(1, 255, (4, 300, 270)).astype(np.uint8)
     pixels[:, :9] = 0
     scene = write_scene(pixels=pixels)
-    names, colours = ['red', 'green', 'blue'], [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
-    style = MapStyle(probabilities=True, classes=names, colours=colours)
-    out = predict_scene(Shift(), scene, tmp_path / 'map.tif', sensor='naip', style=style, chip=64)
+    names, colors = ['red', 'green', 'blue'], [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    style = MapStyle(probabilities=True, classes=names, colors=colors)
+    out = map_scene(Shift(), scene, tmp_path / 'map.tif', style=style, chip=64)
     logits = normalized(scene)[:3]
     exponents = np.exp(logits)
     with rasterio.open(out) as file:
@@ -101,7 +105,7 @@ def test_a_map_of_classes(write_scene: WriteScene, tmp_path: Path) -> None:
         assert file.nodata == 255
         assert file.dtypes == ('uint8',)
         assert file.overviews(1)
-        assert [file.colormap(1)[i][:3] for i in range(3)] == colours
+        assert [file.colormap(1)[i][:3] for i in range(3)] == colors
         assert file.colormap(1)[255][3] == 0
         assert json.loads(file.tags()['CLASSES']) == {'0': 'red', '1': 'green', '2': 'blue'}
         assert file.tags(1)['CLASS_2'] == 'blue'
@@ -123,7 +127,7 @@ def test_one_channel_is_there_or_not(write_scene: WriteScene, tmp_path: Path) ->
 
     scene = write_scene()
     style = MapStyle(classes=['no', 'yes'], threshold=0.6)
-    out = predict_scene(One(), scene, tmp_path / 'map.tif', sensor='naip', style=style, chip=32)
+    out = map_scene(One(), scene, tmp_path / 'map.tif', style=style, chip=32)
     red = normalized(scene)[0]
     with rasterio.open(out) as file:
         found = file.read(1)
@@ -137,9 +141,7 @@ def test_clay_inside_is_told_what_it_sees(write_scene: WriteScene, tmp_path: Pat
     model = Dense().train()
     model.encoder.eval()
     scene = write_scene(height=32, width=64)
-    out = predict_scene(
-        model, scene, tmp_path / 'out.tif', sensor='naip', style=VALUES, chip=32, stride=32, batch_size=5
-    )
+    out = map_scene(model, scene, tmp_path / 'out.tif', style=VALUES, chip=32, stride=32, batch_size=5)
     assert model.training
     assert not model.encoder.training
     assert model.seen == [2]
@@ -147,7 +149,8 @@ def test_clay_inside_is_told_what_it_sees(write_scene: WriteScene, tmp_path: Pat
     batch = torch.utils.data.default_collate([raster.patch(0, 0, col, (32, 32)) for col in (0, 32)])
     assert torch.isfinite(batch['lat']).all()
     assert torch.isfinite(batch['time']).all()
-    images, conditioning = prepare(batch, raster.sensor, torch.device('cpu'))
+    images, conditioning = torch.from_numpy(normalized(scene)).split(32, -1), Conditioning.from_batch(batch)
+    images = torch.stack(images)
     model.eval()
     with torch.no_grad(), model.encoder.conditioned_on(conditioning):
         expected = torch.cat(list(model(images)), dim=-1)
@@ -158,8 +161,8 @@ def test_clay_inside_is_told_what_it_sees(write_scene: WriteScene, tmp_path: Pat
 def test_a_scene_without_crs(write_scene: WriteScene, tmp_path: Path) -> None:
     scene = write_scene(crs=None, transform=None)
     with pytest.raises(ValueError, match=r'no CRS.*gsd='):
-        predict_scene(nn.Identity(), scene, tmp_path / 'out.tif', sensor='naip', style=VALUES, chip=32)
-    out = predict_scene(nn.Identity(), scene, tmp_path / 'out.tif', sensor='naip', style=VALUES, chip=32, gsd=1.0)
+        map_scene(nn.Identity(), scene, tmp_path / 'out.tif', style=VALUES, chip=32)
+    out = map_scene(nn.Identity(), scene, tmp_path / 'out.tif', style=VALUES, chip=32, gsd=1.0)
     with open_raster(out) as file:
         assert file.crs is None
         np.testing.assert_allclose(file.read(), normalized(scene), rtol=2e-6, atol=1e-6)
@@ -177,42 +180,40 @@ class TestMistakes:
             ({'chip': 16, 'batch_size': 0}, 'batch_size'),
         ):
             with pytest.raises(ValueError, match=message):
-                predict_scene(nn.Identity(), scene, tmp_path / 'o.tif', sensor='naip', style=VALUES, **options)
+                map_scene(nn.Identity(), scene, tmp_path / 'o.tif', style=VALUES, **options)
         assert not (tmp_path / 'o.tif').exists()
 
     def test_it_is_there_already(self, write_scene: WriteScene, tmp_path: Path) -> None:
         scene = write_scene()
         out = tmp_path / 'o.tif'
         out.write_text('mine')
-        with pytest.raises(ValueError, match='exists already'):
-            predict_scene(nn.Identity(), scene, out, sensor='naip', style=VALUES, chip=32)
+        with pytest.raises(ValueError, match='is there already, and no map'):
+            map_scene(nn.Identity(), scene, out, style=VALUES, chip=32)
         assert out.read_text() == 'mine'
-        predict_scene(nn.Identity(), scene, out, sensor='naip', style=VALUES, chip=32, overwrite=True)
+        map_scene(nn.Identity(), scene, out, style=VALUES, chip=32, overwrite=True)
         with rasterio.open(out) as file:
             assert file.count == 4
 
     def test_one_answer_per_chip(self, write_scene: WriteScene, tmp_path: Path) -> None:
         scene = write_scene()
-        model = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+        model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         with pytest.raises(ValueError, match='one that answers for every pixel'):
-            predict_scene(model, scene, tmp_path / 'o.tif', sensor='naip', chip=32)
+            map_scene(model, scene, tmp_path / 'o.tif', chip=32)
         assert [p.name for p in tmp_path.iterdir()] == ['scene.tif']
 
     def test_names_that_do_not_fit(self, write_scene: WriteScene, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match='expected 3 names'):
-            predict_scene(
-                Shift(), write_scene(), tmp_path / 'o.tif', sensor='naip', chip=32, style=MapStyle(classes=['a', 'b'])
-            )
+            map_scene(Shift(), write_scene(), tmp_path / 'o.tif', chip=32, style=MapStyle(classes=['a', 'b']))
 
     def test_nothing_but_nodata(self, write_scene: WriteScene, tmp_path: Path) -> None:
         scene = write_scene(pixels=np.zeros((4, 40, 40), np.uint8))
         with pytest.raises(ValueError, match='no pixel holds data'):
-            predict_scene(nn.Identity(), scene, tmp_path / 'o.tif', sensor='naip', style=VALUES, chip=32)
+            map_scene(nn.Identity(), scene, tmp_path / 'o.tif', style=VALUES, chip=32)
 
     def test_a_folder_that_can_not_be(self, write_scene: WriteScene, tmp_path: Path) -> None:
         (tmp_path / 'file').write_text('')
         with pytest.raises(OutputError, match='expected a folder that can be written to'):
-            predict_scene(nn.Identity(), write_scene(), tmp_path / 'file/o.tif', sensor='naip', style=VALUES, chip=32)
+            map_scene(nn.Identity(), write_scene(), tmp_path / 'file/o.tif', style=VALUES, chip=32)
 
     @pytest.mark.parametrize(
         ('options', 'message'),

@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchgeo_clay.inference import axis_weights, starts, taper
+from torchgeo_clay.datasets.raster.windows import starts
+from torchgeo_clay.inference.blending import axis_weights, taper
 
 
 @st.composite

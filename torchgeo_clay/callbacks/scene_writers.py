@@ -1,0 +1,265 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""Callbacks that write what is predicted for whole scenes. Shapes: B chips, K channels, H × W pixels, D width."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch.distributed
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+
+from torchgeo_clay.datamodules.scenes import SceneLoader
+from torchgeo_clay.inference.embedding import EmbeddingTable
+from torchgeo_clay.inference.maps import MapStyle
+from torchgeo_clay.inference.output import OnSkipped, SceneOutput, report_skipped
+from torchgeo_clay.inference.scene_maps import SceneMaps, style_of
+from torchgeo_clay.writers.geoparquet import Precision
+from torchgeo_clay.writers.parts import PartStore
+from torchgeo_clay.writers.patches import write_patch_cogs
+from torchgeo_clay.writers.quicklook import write_quicklooks
+
+__all__ = ('EmbeddingWriter', 'RasterWriter')
+
+
+class SceneWriter(Callback, ABC):
+    """Passes predictions of :class:`~torchgeo_clay.datamodules.SceneDataModule`'s chips to an output."""
+
+    def __init__(self, out: str, overwrite: bool, on_skipped: OnSkipped) -> None:
+        """Initialize a new SceneWriter instance.
+
+        Args:
+            out: where to write.
+            overwrite: whether files of another run are replaced.
+            on_skipped: whether scenes that can't be used are an error, after all others are written.
+
+        Raises:
+            ValueError: for another ``on_skipped``.
+        """
+        if on_skipped not in ('raise', 'warn'):
+            raise ValueError(f"on_skipped: expected 'raise' or 'warn', got {on_skipped!r}.")
+        self.out, self.overwrite, self.on_skipped = out, overwrite, on_skipped
+        self.output: SceneOutput | None = None
+
+    @abstractmethod
+    def make_output(self, trainer: Trainer, pl_module: LightningModule, loader: SceneLoader) -> SceneOutput:
+        """Return the output of a loader's predictions."""
+
+    def written(self) -> None:
+        """Called on the first process once everything is written."""
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find what is done already: the weights are loaded and nothing is read yet.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the task.
+
+        Raises:
+            ValueError: for another datamodule, or a task or datamodule that do not fit this output.
+            OutputError: if other files are there, or the folder can't be written to.
+        """
+        loader = trainer.predict_dataloaders
+        if not isinstance(loader, SceneLoader):
+            raise ValueError(
+                f'{type(self).__name__}: expected the datamodule SceneDataModule, which knows where chips are, got '
+                f'{type(loader).__name__}.'
+            )
+        self.output = self.make_output(trainer, pl_module, loader)
+        done = self.output.begin() if trainer.is_global_zero else set()
+        self.output.start(trainer.strategy.broadcast(done))  # all processes skip the same units
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: dict[str, Any],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write the units that are complete, and show chips per second beside the progress bar.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the task.
+            outputs: of the task.
+            batch: of :class:`~torchgeo_clay.datamodules.SceneDataModule`.
+            batch_idx: ignored.
+            dataloader_idx: ignored.
+        """
+        assert self.output is not None
+        self.output.add(outputs, batch)
+        bar = trainer.progress_bar_callback
+        if isinstance(bar, TQDMProgressBar) and not bar.is_disabled:
+            bar.predict_progress_bar.set_postfix_str(f'{self.output.rate:.1f} chips/s')
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave no file that is not complete.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the task.
+            exception: ignored.
+        """
+        if self.output is not None:
+            self.output.close()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Finish the files, and report the scenes that could not be used.
+
+        Args:
+            trainer: the trainer.
+            pl_module: the task.
+            stage: ignored.
+
+        Raises:
+            SkippedScenesError: if scenes could not be used, unless ``on_skipped='warn'``.
+        """
+        output, self.output = self.output, None
+        if output is None:
+            return
+        results = [(output.failed, len(output.pending))] * trainer.world_size
+        output.close()
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(results, results[0])
+        if not trainer.is_global_zero:
+            return
+        failed = {source: reason for some, _ in results for source, reason in some.items()}
+        missing = sum(count for _, count in results)
+        failed = output.finish(failed, missing)
+        if not missing:
+            self.written()
+        report_skipped(failed, self.out, self.on_skipped)
+
+
+class EmbeddingWriter(SceneWriter):
+    """Writes what :class:`~torchgeo_clay.tasks.ClayEmbedding` predicts as one GeoParquet file.
+
+    Each unit of chips is written as soon as it is complete (see :class:`~torchgeo_clay.writers.PartStore`): a run that
+    was killed continues when started again, on any number of processes, and ends with the same table. Scenes that can't
+    be read are skipped as a whole and named; the run then ends with
+    :class:`~torchgeo_clay.inference.SkippedScenesError`, hence with an exit code other than 0.
+    """
+
+    def __init__(
+        self,
+        out: str,
+        precision: Precision = 'float32',
+        overwrite: bool = False,
+        on_skipped: OnSkipped = 'raise',
+        quicklooks: bool = True,
+        patch_cogs: bool = False,
+    ) -> None:
+        """Initialize a new EmbeddingWriter instance.
+
+        Args:
+            out: the file, which ends in ``.parquet``.
+            precision: of the embeddings; ``int8`` comes with a column ``scale`` to multiply by.
+            overwrite: whether a file or parts of another run are replaced.
+            on_skipped: whether scenes that can't be used are an error, after all others are written.
+            quicklooks: whether to draw PNGs of the table into the folder ``OUT_quicklooks``, see
+                :func:`torchgeo_clay.writers.write_quicklooks`.
+            patch_cogs: with ``pooling='patches'``, whether to write each scene's patches as a COG, too, into the
+                folder ``OUT_patches``.
+
+        Raises:
+            ValueError: for values that are not among those named.
+        """
+        super().__init__(out, overwrite, on_skipped)
+        if precision not in ('float32', 'float16', 'int8'):
+            raise ValueError(f"precision: expected 'float32', 'float16' or 'int8', got {precision!r}.")
+        PartStore(out, {})  # raises for a wrong suffix
+        self.precision, self.quicklooks, self.patch_cogs = precision, quicklooks, patch_cogs
+
+    def make_output(self, trainer: Trainer, pl_module: LightningModule, loader: SceneLoader) -> SceneOutput:
+        """Return the table.
+
+        Args:
+            trainer: ignored.
+            pl_module: the task.
+            loader: whose chips are embedded.
+
+        Raises:
+            ValueError: for rasters of patches without patches.
+        """
+        if self.patch_cogs and pl_module.hparams['pooling'] != 'patches':
+            raise ValueError(
+                f'patch_cogs need every patch: give the task pooling: patches, not {pl_module.hparams["pooling"]!r}.'
+            )
+        self.scenes = [scene for raster in loader.data.rasters.values() for scene in raster.scenes]
+        return EmbeddingTable(loader, pl_module, self.out, self.precision, self.overwrite)
+
+    def written(self) -> None:
+        """Draw the table, and write the patches of each scene as a raster."""
+        stem = Path(self.out).with_suffix('')
+        if self.quicklooks:
+            write_quicklooks(self.out, f'{stem}_quicklooks')
+        if self.patch_cogs:
+            write_patch_cogs(f'{stem}_patches', self.out, self.scenes)
+
+
+class RasterWriter(SceneWriter):
+    """Writes what a task predicts for every pixel, as one cloud-optimized GeoTIFF per scene.
+
+    For :class:`~torchgeo_clay.tasks.ClaySemanticSegmentation` the likeliest class, and the classes' probabilities if
+    wanted; of several labels their probabilities; for :class:`~torchgeo_clay.tasks.ClayPixelwiseRegression` its values.
+    Windows overlap as the datamodule's ``stride`` says, and are blended with weights that sum to one at every pixel.
+    Memory holds the rows of one window, whatever the scene's height.
+
+    A map exists under its name once it is complete. A run that was killed continues with the other scenes when started
+    again. Scenes that can't be read are skipped and named; the run then ends with
+    :class:`~torchgeo_clay.inference.SkippedScenesError`, hence with an exit code other than 0.
+    """
+
+    def __init__(
+        self,
+        out: str,
+        probabilities: bool = False,
+        classes: list[str] | None = None,
+        colors: list[list[int]] | None = None,
+        threshold: float = 0.5,
+        overwrite: bool = False,
+        any_sensor: bool = False,
+        on_skipped: OnSkipped = 'raise',
+    ) -> None:
+        """Initialize a new RasterWriter instance.
+
+        Args:
+            out: the folder of the maps, apart from the scenes; each is named after its scene.
+            probabilities: whether the classes' probabilities are written too, to ``…_probabilities.tif``.
+            classes: names of the classes; None for the task's ``labels``, if it has any.
+            colors: of the classes: red, green and blue from 0 to 255.
+            threshold: for a task with ``task='binary'``, the smallest probability of the second class.
+            overwrite: whether maps of another run are replaced.
+            any_sensor: whether to map scenes of sensors and bands that the model was not trained on.
+            on_skipped: whether scenes that can't be used are an error, after all others are written.
+
+        Raises:
+            ValueError: for values that are not among those named.
+        """
+        super().__init__(out, overwrite, on_skipped)
+        self.any_sensor = any_sensor
+        given = [(red, green, blue) for red, green, blue in colors or ()]
+        self.style = MapStyle(probabilities=probabilities, classes=classes or (), colors=given, threshold=threshold)
+
+    def make_output(self, trainer: Trainer, pl_module: LightningModule, loader: SceneLoader) -> SceneOutput:
+        """Return the maps.
+
+        Args:
+            trainer: whose ``ckpt_path`` says whether the task is trained.
+            pl_module: the task.
+            loader: whose windows are mapped.
+        """
+        return SceneMaps(
+            loader,
+            pl_module,
+            self.out,
+            style_of(pl_module, self.style),
+            overwrite=self.overwrite,
+            any_sensor=self.any_sensor,
+            loaded=trainer.ckpt_path is not None,
+        )

@@ -1,0 +1,353 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""Whole scenes as chips, for prediction. Shapes: B chips, C bands, H = W = chip."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import warnings
+from bisect import bisect_right
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from inspect import signature
+from itertools import accumulate, groupby
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import DataLoader, Dataset, default_collate
+from torchgeo.datamodules import BaseDataModule
+
+from torchgeo_clay.conditioning import check_batch
+from torchgeo_clay.datamodules.arguments import check_at_least, check_precision
+from torchgeo_clay.datasets import Scene, SceneError, SensorRaster, scan_scene
+from torchgeo_clay.datasets.raster.detection import detect_sensor
+from torchgeo_clay.datasets.raster.files import list_rasters
+from torchgeo_clay.datasets.raster.scanning import scan_scenes
+from torchgeo_clay.datasets.raster.windows import PATCH, check_windows, windows
+from torchgeo_clay.sensors import Sensor, get_sensor
+from torchgeo_clay.sensors.normalization import SensorNormalization, normalize
+
+__all__ = ('ChipBatches', 'SceneDataModule', 'SceneLoader', 'Unit')
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Windows of one scene whose results are written together, and computed again together after a kill.
+
+    Attributes:
+        key: identifies the unit: a digest of the scene's path, size and modification time, the sensor, the windows and
+            the settings.
+        sensor: name of the scene's sensor.
+        index: position of the scene in the sensor's raster.
+        scene: the scene.
+        corners: upper left corners (row, column) of the windows.
+    """
+
+    key: str
+    sensor: str
+    index: int
+    scene: Scene
+    corners: Sequence[tuple[int, int]]
+
+    @property
+    def source(self) -> str:
+        """Path or URL of the scene."""
+        return self.scene.path
+
+
+class SceneDataModule(BaseDataModule):
+    """Chips of a given size and stride that cover scenes, in order, for prediction.
+
+    Batches follow the contract of :mod:`torchgeo_clay.conditioning`, hold one sensor each, and are normalized on the
+    device; invalid pixels are 0, the mean. :class:`ChipBatches` lists the further keys. Chips without data are skipped;
+    files that are no scene are named and skipped.
+
+    Attributes:
+        rasters: name of a sensor → its scenes, once set up; as for the next two.
+        skipped: (path, reason) of each file that is no scene.
+        units: the units of work of all processes, in order.
+    """
+
+    def __init__(
+        self,
+        paths: str | list[str],
+        sensor: str | Sensor | None = None,
+        bands: list[str] | None = None,
+        chip: int = 256,
+        stride: int | None = None,
+        patch_grid: bool = False,
+        batch_size: int = 16,
+        num_workers: int = 0,
+        unit_size: int | None = 1024,
+        **reading: Any,
+    ) -> None:
+        """Initialize a new SceneDataModule instance.
+
+        Args:
+            paths: files, folders and URLs of scenes.
+            sensor: of all scenes; None to detect it for each file from its folder, tags and bands.
+            bands: the sensor's bands wanted; None for all. Needs ``sensor``.
+            chip: pixels per side, a multiple of 8.
+            stride: pixels from one chip to the next; None for the chip size, side by side. The last chip of a row or
+                column is moved back so that it ends where the scene ends.
+            patch_grid: whether chips begin at multiples of 8, so that all patches lie on one grid.
+            batch_size: chips per batch.
+            num_workers: worker processes that read.
+            unit_size: chips per unit of work; None for whole scenes, as maps need.
+            **reading: options of :func:`torchgeo_clay.datasets.scan_scene`, such as ``offset`` and ``gsd``.
+
+        Raises:
+            ValueError: for a chip or stride that is out of range, or bands without a sensor.
+            TypeError: for an unknown option.
+        """
+        super().__init__(ChipBatches, batch_size, num_workers)
+        self.stride = chip if stride is None else stride
+        self.align = PATCH if patch_grid else 1
+        check_windows(chip, self.stride, self.align)
+        check_at_least(1, batch_size=batch_size, unit_size=1 if unit_size is None else unit_size)
+        check_at_least(0, num_workers=num_workers)
+        if bands is not None and sensor is None:
+            raise ValueError(f'bands={list(bands)} need a sensor to look them up in: give sensor= too.')
+        self.paths, self.sensor, self.bands = paths, None if sensor is None else get_sensor(sensor), bands
+        self.chip, self.batch_size, self.num_workers, self.unit_size = chip, batch_size, num_workers, unit_size
+        self.reading = reading
+        defaults = {k: p.default for k, p in signature(scan_scene).parameters.items() if p.kind is p.KEYWORD_ONLY}
+        if unknown := reading.keys() - defaults.keys():
+            raise TypeError(f'SceneDataModule has no argument {", ".join(unknown)}; scenes take {", ".join(defaults)}.')
+        #: What results depend on besides the scenes and the model, as plain values.
+        self.settings = {
+            'chip': chip,
+            'stride': self.stride,
+            'align': self.align,
+            'bands': bands,
+            **defaults,
+            **reading,
+        }
+
+    @property
+    def selected(self) -> dict[str, Sensor]:
+        """Name of a sensor → the sensor, with the bands of its images."""
+        return {name: raster.sensor for name, raster in self.rasters.items()}
+
+    def setup(self, stage: str) -> None:
+        """Find the scenes, cut them into units, and log what was found.
+
+        Args:
+            stage: ``predict``.
+
+        Raises:
+            ValueError: if no scene is left.
+        """
+        check_precision(getattr(self.trainer, 'precision', None))
+        self.rasters, self.skipped = self._find()
+        self.units = [unit for raster in self.rasters.values() for unit in self._cut(raster)]
+        self._normalization = SensorNormalization(self.selected)
+        for raster in self.rasters.values():
+            small = [s.path for s in raster.scenes if min(s.height, s.width) < self.chip]
+            chips = sum(len(u.corners) for u in self.units if u.sensor == raster.sensor.name)
+            rank_zero_info(
+                f'{raster.sensor.name}: {len(raster.scenes)} scenes, {chips} chips of {self.chip} pixels every '
+                f'{self.stride}'
+                + (f'; {len(small)} scenes are smaller than a chip and padded (first: {small[0]})' if small else '')
+            )
+        if self.skipped:
+            lines = ''.join(f'\n  {path}: {reason}' for path, reason in self.skipped)
+            rank_zero_info(f'{len(self.skipped)} files are skipped:{lines}')
+
+    def _find(self) -> tuple[dict[str, SensorRaster], list[tuple[str, str]]]:
+        """Return name of a sensor → its scenes, and (path, reason) of the files skipped."""
+        by_sensor: dict[Sensor, list[str]] = {}
+        skipped: list[tuple[str, str]] = []
+        for file in list_rasters(self.paths):
+            try:
+                by_sensor.setdefault(self.sensor or detect_sensor(file), []).append(file)
+            except SceneError as error:
+                skipped.append((file, str(error).removeprefix(f'{file}: ')))
+        found: dict[str, SensorRaster] = {}
+        reading = dict(self.reading)  # a copy, so that jsonargparse offers the options of scan_scene alone
+        for sensor, files in sorted(by_sensor.items(), key=lambda item: item[0].name):
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore', UserWarning)  # all skipped files are logged together
+                scenes, wrong = scan_scenes(files, sensor, self.bands, **self.reading)
+                skipped += wrong
+                if scenes:
+                    found[sensor.name] = SensorRaster([s.path for s in scenes], sensor, self.bands, **reading)
+        if not found:
+            lines = '\n'.join(f'  {path}: {reason}' for path, reason in skipped[:10]) or '  (no file at all)'
+            raise ValueError(f'paths: expected scenes, found none to use in {self.paths}:\n{lines}')
+        return found, skipped
+
+    def _cut(self, raster: SensorRaster) -> Iterator[Unit]:
+        """Yield the units of a sensor's scenes, scene by scene."""
+        for i, scene in enumerate(raster.scenes):
+            corners = windows(scene.height, scene.width, self.chip, self.stride, self.align)
+            size = self.unit_size or len(corners)
+            for first in range(0, len(corners), size):
+                identity = [_version(scene), raster.sensor.name, raster.bands, first, size, self.settings]
+                key = hashlib.sha256(json.dumps(identity, default=str).encode()).hexdigest()[:24]
+                yield Unit(key, raster.sensor.name, i, scene, corners[first : first + size])
+
+    def predict_dataloader(self) -> SceneLoader:
+        """Return the loader of this process."""
+        return SceneLoader(self)
+
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Check a batch's values while they are on the host.
+
+        Args:
+            batch: of :class:`ChipBatches`.
+            dataloader_idx: ignored.
+        """
+        if batch['unit']:
+            check_batch(batch)
+        return batch
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Normalize on the device, and add ``selection``, the sensor whose bands are the channels.
+
+        Args:
+            batch: as :meth:`on_before_batch_transfer`.
+            dataloader_idx: ignored.
+        """
+        name, image = batch['sensor'], batch['image']
+        image = normalize(image, batch['valid'], *self._normalization.statistics(name, image.device))
+        return {**batch, 'image': image, 'selection': self._normalization.sensors[name]}
+
+    def teardown(self, stage: str) -> None:
+        """Close the files.
+
+        Args:
+            stage: ignored.
+        """
+        for raster in self.rasters.values():
+            raster.close()
+
+
+def _version(scene: Scene) -> tuple[Any, ...]:
+    """Identify a scene's file and its current content."""
+    if not os.path.isfile(scene.path):
+        return scene.path, scene.height, scene.width
+    found = os.stat(scene.path)
+    return scene.path, scene.height, scene.width, found.st_size, found.st_mtime_ns
+
+
+class SceneLoader:
+    """The batches of one process, in order.
+
+    It holds a DataLoader instead of being one, so that Lightning leaves the order alone whatever
+    ``use_distributed_sampler``: units are shared among processes here.
+
+    Attributes:
+        data: the datamodule.
+        units: the units of this process.
+        batches: (N, 2), first window of each batch and the one after its last, counted over all units.
+    """
+
+    def __init__(self, data: SceneDataModule) -> None:
+        """Initialize a new SceneLoader instance.
+
+        Args:
+            data: the datamodule, set up.
+        """
+        trainer = data.trainer
+        rank, world = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        self.data, self.units = data, data.units[rank::world]
+        self.ends = list(accumulate(len(unit.corners) for unit in self.units))
+        batches, begin = [np.zeros((0, 2), np.int64)], 0
+        for _, group in groupby(self.units, key=lambda unit: unit.sensor):
+            end = begin + sum(len(unit.corners) for unit in group)
+            first = np.arange(begin, end, data.batch_size)
+            batches.append(np.stack([first, np.minimum(first + data.batch_size, end)], 1))
+            begin = end
+        self.batches: npt.NDArray[np.int64] = np.concatenate(batches)
+
+    def skip(self, done: Collection[str]) -> None:
+        """Skip units. The others stay in the same batches, as sums are rounded differently in batches of other sizes.
+
+        Args:
+            done: their keys.
+        """
+        waiting = np.cumsum([0, *(0 if unit.key in done else len(unit.corners) for unit in self.units)])
+        before = np.interp(self.batches, [0, *self.ends], waiting)  # windows to compute before each batch's two ends
+        self.batches = self.batches[before[:, 1] > before[:, 0]]
+
+    def __len__(self) -> int:
+        """Return the number of batches; 1 where there is none, as Lightning calls no hook on an empty loader."""
+        return max(1, len(self.batches))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield batches in order."""
+        yield from DataLoader(
+            ChipBatches(self),
+            batch_size=None,
+            num_workers=self.data.num_workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+class ChipBatches(Dataset[dict[str, Any]]):
+    """Whole batches by number, raw and in the dtype of the files (float32 where those differ).
+
+    Besides the keys of :mod:`torchgeo_clay.conditioning` a batch has ``unit``, B positions in the units; ``corner``, B
+    upper left corners (row, column); ``empty``, the units of windows without data, which are skipped; ``failed``,
+    (unit, reason) of windows that could not be read. Where no window is left, B is 0 for these, and the image is one
+    without data.
+    """
+
+    def __init__(self, loader: SceneLoader) -> None:
+        """Initialize a new ChipBatches instance.
+
+        Args:
+            loader: whose batches are read.
+        """
+        self.rasters, self.chip = loader.data.rasters, loader.data.chip
+        self.units, self.ends, self.batches = loader.units, loader.ends, loader.batches
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Read a batch.
+
+        Args:
+            index: of the batch.
+        """
+        samples: list[dict[str, Any]] = []
+        batch: dict[str, Any] = {'unit': [], 'corner': [], 'empty': [], 'failed': []}
+        for window in range(*self.batches[index].tolist()):
+            place = bisect_right(self.ends, window)
+            unit = self.units[place]
+            row, col = unit.corners[window - self.ends[place] + len(unit.corners)]
+            try:
+                sample = self.rasters[unit.sensor].patch(unit.index, row, col, (self.chip, self.chip))
+            except SceneError as error:
+                batch['failed'].append((place, str(error)))
+                continue
+            if not sample['valid'].any():
+                batch['empty'].append(place)
+                continue
+            samples.append(sample)
+            batch['unit'].append(place)
+            batch['corner'].append((row, col))
+        if len({sample['image'].dtype for sample in samples}) > 1:  # else images stay as small as in the files
+            samples = [{**sample, 'image': sample['image'].float()} for sample in samples]
+        sensor = self.units[bisect_right(self.ends, self.batches[index, 0])].sensor
+        return {**batch, **(default_collate(samples) if samples else self._no_data(sensor)), 'sensor': sensor}
+
+    def _no_data(self, name: str) -> dict[str, Any]:
+        """Return a batch of one image without data, as not every model takes a batch of none. Its result is unused."""
+        sensor, side = self.rasters[name].sensor, self.chip
+        return {
+            'image': torch.zeros(1, len(sensor), side, side),
+            'valid': torch.zeros(1, 1, side, side, dtype=torch.bool),
+            'wavelength': torch.tensor([sensor.wavelengths]),
+            'res': torch.tensor([sensor.gsd]),
+            **{key: torch.full((1,), math.nan, dtype=torch.float64) for key in ('lat', 'lon', 'time')},
+        }

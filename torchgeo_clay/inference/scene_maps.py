@@ -1,0 +1,439 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""From scenes to maps, one cloud-optimized GeoTIFF per scene. Shapes: B chips, K channels, H × W pixels."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from importlib import import_module
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import rasterio
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
+from rasterio.errors import RasterioIOError
+from torch import Tensor, nn
+
+import torchgeo_clay
+from torchgeo_clay.conditioning import Conditioning
+from torchgeo_clay.datamodules.scenes import SceneDataModule, SceneLoader, Unit
+from torchgeo_clay.datasets.raster.files import open_raster
+from torchgeo_clay.inference.blending import Blender
+from torchgeo_clay.inference.maps import MapStream, MapStyle, probabilities_path
+from torchgeo_clay.inference.output import OnSkipped, SceneOutput, choose_device, evaluating, predict, report_skipped
+from torchgeo_clay.models import CheckpointError
+from torchgeo_clay.models.clay import find_clay
+from torchgeo_clay.models.weights.files import tensor_digest
+from torchgeo_clay.sensors import Sensor
+from torchgeo_clay.writers.atomic import OutputError, check_writable
+from torchgeo_clay.writers.cog import CACHE_BYTES
+
+__all__ = ('SceneMaps', 'map_scenes', 'style_of')
+
+#: Tag of a map that identifies its run, JSON.
+RUN = 'TORCHGEO_CLAY'
+
+
+def map_scenes(
+    model_or_checkpoint: nn.Module | str | os.PathLike[str],
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    style: MapStyle | None = None,
+    sensor: str | Sensor | None = None,
+    bands: list[str] | None = None,
+    chip: int = 256,
+    stride: int | None = None,
+    device: str | None = None,
+    overwrite: bool = False,
+    any_sensor: bool = False,
+    on_skipped: OnSkipped = 'warn',
+    **scenes: Any,
+) -> list[Path]:
+    """Map scenes from edge to edge with a trained model of dense prediction.
+
+    Windows overlap and are blended with weights that sum to one everywhere; pixels without data stay without. Memory
+    does not grow with a scene's height. ``torchgeo predict`` with ``clay_map.yaml`` gives the same maps.
+
+    Example::
+
+        torchgeo_clay.map_scenes('last.ckpt', 'scene.tif', 'maps', style=MapStyle(classes=['land', 'water']))
+
+    Args:
+        model_or_checkpoint: a checkpoint of one of this package's tasks, a task, or a module from normalized images
+            (B, C, H, W) to (B, K, H, W); each Clay inside is conditioned on each batch's metadata.
+        paths: files, folders and URLs of scenes.
+        out: the folder of the maps, apart from the scenes; each is named after its scene. For one scene also a file
+            that ends in ``.tif``.
+        style: what maps show; None for the classes or values of the task, or the classes of a module's logits.
+        sensor: of all scenes, a name, YAML file or sensor; None to detect it for each file.
+        bands: the sensor's bands, in the order of the model's channels; None for all. Needs ``sensor``.
+        chip: pixels per side of a window, a multiple of 8; best as in training.
+        stride: pixels from one window to the next; None for half a chip.
+        device: such as ``cuda``; None for a GPU if there is one.
+        overwrite: whether maps of another run are replaced.
+        any_sensor: whether to map scenes of sensors and bands that the model was not trained on.
+        on_skipped: whether files that could not be used are an error, after all others are done.
+        **scenes: options of :class:`~torchgeo_clay.datamodules.SceneDataModule`, such as ``batch_size``,
+            ``num_workers``, ``offset``, ``gsd`` and ``time``.
+
+    Returns:
+        The paths of the maps, in the order of the scenes.
+
+    Raises:
+        ValueError: for a model that is not trained or does not answer for every pixel, a style that does not fit it,
+            arguments that are out of range, or if no scene is left.
+        SkippedScenesError: for files that could not be used, with ``on_skipped='raise'``.
+        OutputError: if a map can't be written, or is there already.
+    """
+    model = _load(model_or_checkpoint) if isinstance(model_or_checkpoint, str | os.PathLike) else model_or_checkpoint
+    names = [os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
+    stride = chip // 2 if stride is None else stride
+    data = SceneDataModule(names, sensor, bands, chip, stride, unit_size=None, **scenes)
+    where = choose_device(device)
+    data.setup('predict')
+    maps: list[Path] = []
+
+    def answer(batch: dict[str, Any]) -> Any:
+        conditioning = Conditioning.from_batch(batch)
+        with ExitStack() as scopes:
+            for clay in find_clay(model):
+                scopes.enter_context(clay.conditioned_on(conditioning))
+            if isinstance(model, LightningModule):
+                return model.predict_step(batch, 0)
+            return chosen.activation(check_answer(model(batch['image']), batch['image']))
+
+    def output(loader: SceneLoader) -> SceneMaps:
+        found = SceneMaps(loader, model, out, chosen, overwrite=overwrite, any_sensor=any_sensor)
+        maps.extend(found.paths.values())
+        return found
+
+    chosen = style_of(model, style)
+    with evaluating(model.to(where)):
+        failed = predict(answer, data, output, where)
+    maps = [path for path in maps if path.exists()]
+    report_skipped(failed, str(out), on_skipped if maps else 'raise')
+    return maps
+
+
+def _load(path: str | os.PathLike[str]) -> LightningModule:
+    """Load the task of a checkpoint."""
+    checkpoint = torch.load(path, map_location='cpu', weights_only=False, mmap=True)
+    name = checkpoint.get(LightningModule.CHECKPOINT_HYPER_PARAMS_KEY, {}).get('_class_path', '')
+    module, _, kind = name.rpartition('.')
+    if not module:
+        raise CheckpointError(
+            f'{path}: expected a checkpoint of a task such as ClaySemanticSegmentation, found none that names its '
+            'class. Load it yourself and give the task.'
+        )
+    task: LightningModule = getattr(import_module(module), kind).load_from_checkpoint(path, map_location='cpu')
+    return task
+
+
+def style_of(model: nn.Module, style: MapStyle | None) -> MapStyle:
+    """Complete what the maps of a model show by what its task knows.
+
+    Args:
+        model: a task, or any module.
+        style: as far as it is given.
+
+    Raises:
+        ValueError: for names or colors that are not those of the task's classes.
+    """
+    style = style or MapStyle()
+    if not isinstance(model, LightningModule):
+        return style
+    hparams, labels = model.hparams, list(model.hparams.get('labels') or ())
+    task = hparams.get('task')
+    if task in ('binary', 'multiclass'):
+        style = replace(style, classes=list(style.classes) or labels)
+        channels = hparams['num_classes'] if task == 'multiclass' else 1
+    else:
+        style = replace(style, kind='values', names=list(style.names) or labels)
+        channels = hparams.get('num_labels') or hparams.get('num_outputs')
+    if channels is not None:
+        style.check_channels(channels)
+    return style
+
+
+def check_trained(model: nn.Module, loaded: bool = False) -> None:
+    """Raise for a task that was never trained.
+
+    Args:
+        model: a task, or any module, whose weights are the user's business.
+        loaded: whether a checkpoint was loaded into it.
+
+    Raises:
+        ValueError: naming the remedy.
+    """
+    if not isinstance(model, LightningModule) or loaded:
+        return
+    if getattr(model, 'trained_on', None) is None and getattr(model, 'weights', False) is not False:
+        raise ValueError(
+            f'{type(model).__name__}: expected a trained model, got one whose decoder is random, and so would its maps '
+            'be. Give --ckpt_path (or map_scenes a checkpoint) of a training run. To map with random weights, give the '
+            'task weights: false.'
+        )
+
+
+class SceneMaps(SceneOutput):
+    """Maps of scenes. A map exists under its name once it is complete."""
+
+    def __init__(
+        self,
+        loader: SceneLoader,
+        model: nn.Module,
+        out: str | os.PathLike[str],
+        style: MapStyle,
+        *,
+        overwrite: bool = False,
+        any_sensor: bool = False,
+        loaded: bool = False,
+    ) -> None:
+        """Initialize a new SceneMaps instance.
+
+        Args:
+            loader: whose windows are mapped, of whole scenes.
+            model: with its weights.
+            out: the folder of the maps, or the map of one scene.
+            style: what they show.
+            overwrite: whether maps of another run are replaced.
+            any_sensor: whether to map scenes of sensors that the model was not trained on.
+            loaded: whether a checkpoint was loaded into the model.
+
+        Raises:
+            ValueError: for a model that is not trained, scenes cut into units, or a folder of maps among the scenes.
+        """
+        super().__init__(loader)
+        if self.data.unit_size is not None:
+            raise ValueError(
+                f'Maps are of whole scenes: give the datamodule unit_size: null, not {self.data.unit_size}.'
+            )
+        check_trained(model, loaded)
+        self.style, self.overwrite = style, overwrite
+        self.trained_on = None if any_sensor else getattr(model, 'trained_on', None)
+        sources = [unit.source for unit in self.data.units]
+        given = [self.data.paths] if isinstance(self.data.paths, str) else self.data.paths
+        self.paths = map_paths(Path(out), given, sources)
+        hparams = model.hparams if isinstance(model, LightningModule) else {}
+        run = {
+            **{key: hparams.get(key) for key in ('model', 'backbone', 'decoder', 'task')},
+            'weights_sha256': tensor_digest(model.state_dict()),
+            **asdict(style),
+            **self.data.settings,
+        }
+        self.run: dict[str, Any] = json.loads(json.dumps(run))  # as it is read back
+        self.open: dict[int, tuple[Blender, MapStream]] = {}
+        self.stack = ExitStack()
+        self.maps = 0
+
+    def begin(self) -> set[str]:
+        """Find the maps that are there, remove what a killed run left, and skip scenes of other sensors.
+
+        Raises:
+            OutputError: if other files are there, or the folder can't be written to.
+            ValueError: if no scene is of a sensor that the model was trained on.
+        """
+        reasons = {unit.source: self._unknown_sensor(unit.sensor) for unit in self.data.units}
+        if all(reasons.values()):
+            raise ValueError(f'No scene to map: {next(iter(reasons.values()))}')
+        self.failed |= {source: reason for source, reason in reasons.items() if reason}
+        done = {unit.key for unit in self.data.units if reasons[unit.source] or self._is_done(unit)}
+        for path in self.paths.values():
+            check_writable(path.parent)
+            for file in _files(path, probabilities=True):
+                for part in chain(*(file.parent.glob(f'.{file.stem}.*.{kind}.tif*') for kind in ('rows', 'partial'))):
+                    part.unlink()
+        return done
+
+    def _unknown_sensor(self, name: str) -> str:
+        """Return why scenes of a sensor are not mapped; empty if they are."""
+        if not self.trained_on:
+            return ''
+        bands, known = list(self.data.selected[name].band_names), self.trained_on.get(name)
+        if known and set(known) == set(bands):
+            return ''
+        trained = '; '.join(f'{sensor} ({", ".join(b)})' for sensor, b in self.trained_on.items())
+        remedy = f'Give sensor={name!r}, bands={known}' if known else 'Train on this sensor'
+        return (
+            f'expected scenes of what the model was trained on, {trained}, got {name} ({", ".join(bands)}). {remedy}, '
+            'or any_sensor: true to map it all the same.'
+        )
+
+    def _is_done(self, unit: Unit) -> bool:
+        """Return whether a unit's map is there; raise if another file is that may not be replaced."""
+        path, expected = self.paths[unit.source], {**self.run, 'scene': unit.key}
+        files = _files(path, probabilities=self.style.probabilities)
+        there = [file for file in files if file.exists()]
+        other = [(file, found) for file in there if (found := _run_of(file)) != expected]
+        if other and not self.overwrite:
+            file, found = other[0]
+            keys = [key for key in {**expected, **found} if expected.get(key) != found.get(key)]
+            what = '; '.join(f'{key} is {found.get(key)!r} there, {expected.get(key)!r} here' for key in keys)
+            kind = f'of another run ({what})' if found else 'and no map of torchgeo_clay'
+            raise OutputError(
+                f'out: {file} is there already, {kind}. Choose another folder, remove it, or give overwrite: true.'
+            )
+        return not other and len(there) == len(files)
+
+    def start(self, done: set[str]) -> None:
+        """Skip units, and bound GDAL's cache while maps are written.
+
+        Args:
+            done: their keys.
+        """
+        super().start(done)
+        self.stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES))
+
+    def close(self) -> None:
+        """Remove maps that are not finished."""
+        super().close()
+        self.stack.close()
+
+    def take(self, outputs: Any, batch: Mapping[str, Any]) -> None:
+        """Blend a batch's answers, and write the rows that are complete.
+
+        Args:
+            outputs: (B, K, H, W), or a dictionary that holds it as ``probabilities``, as TorchGeo's.
+            batch: the batch.
+
+        Raises:
+            ValueError: if the answer is not one of every pixel.
+            OutputError: if a map can't be written.
+        """
+        found = outputs['probabilities'] if isinstance(outputs, dict) else outputs
+        values = check_answer(found, batch['image']).float().cpu().numpy()
+        valid = batch['valid'][:, 0].cpu().numpy()
+        for i, (place, (row, col)) in enumerate(zip(batch['unit'], batch['corner'], strict=True)):
+            if place in self.pending:
+                blender, stream = self._opened(place)
+                for rows in blender.add(row, col, values[i], valid[i]):
+                    stream.write(*rows)
+
+    def _opened(self, place: int) -> tuple[Blender, MapStream]:
+        """Return what blends a scene's windows, and its map."""
+        if place not in self.open:
+            unit, data = self.loader.units[place], self.data
+            tags = {
+                'SENSOR': unit.sensor,
+                'SOURCE': unit.source,
+                RUN: json.dumps({**self.run, 'scene': unit.key}),
+                'TORCHGEO_CLAY_VERSION': torchgeo_clay.__version__,
+            }
+            blender = Blender(unit.scene.height, unit.scene.width, data.chip, data.stride, data.align)
+            self.open[place] = blender, MapStream(unit.scene, self.paths[unit.source], self.style, tags)
+        return self.open[place]
+
+    def complete(self, place: int) -> None:
+        """Finish a scene's map.
+
+        Args:
+            place: position of the scene's unit.
+        """
+        if place not in self.open:
+            self.failed[self.loader.units[place].source] = 'no pixel holds data. Is its nodata value right?'
+            return
+        blender, stream = self.open.pop(place)
+        with stream:
+            for rows in blender.finish():
+                stream.write(*rows)
+        self.maps += 1
+
+    def drop(self, place: int) -> None:
+        """Remove a map that is not finished.
+
+        Args:
+            place: position of the scene's unit.
+        """
+        if place in self.open:
+            self.open.pop(place)[1].drop()
+
+    def finish(self, failed: Mapping[str, str], missing: int) -> dict[str, str]:
+        """Log what was done.
+
+        Args:
+            failed: path → reason, of all processes.
+            missing: maps that are still to be made.
+        """
+        more = f' {missing} maps are missing: run again to continue.' if missing else ''
+        rank_zero_info(f'{self.maps} maps: {self.summary}.{more}')
+        return dict(failed)
+
+
+def check_answer(answer: Any, images: Tensor) -> Tensor:
+    """Return a model's answer as (B, K, H, W).
+
+    Args:
+        answer: (B, K, H, W) or (B, H, W).
+        images: (B, C, H, W) that it is for.
+
+    Raises:
+        ValueError: for any other shape.
+    """
+    if isinstance(answer, Tensor) and answer.ndim == 3:
+        answer = answer[:, None]
+    expected = images.shape[0], *images.shape[2:]
+    if not isinstance(answer, Tensor) or answer.ndim != 4 or (answer.shape[0], *answer.shape[2:]) != expected:
+        shape = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        raise ValueError(
+            f'model: expected one that answers for every pixel, ({expected[0]}, K, {expected[1]}, {expected[2]}) for '
+            f'images {tuple(images.shape)}, got {shape}. For one answer per chip use embed().'
+        )
+    return answer
+
+
+def map_paths(out: Path, inputs: Sequence[str], sources: Sequence[str]) -> dict[str, Path]:
+    """Return the path of each scene's map: the scene's name, numbered where another map is called so.
+
+    Args:
+        out: the folder of the maps, or the map of one scene.
+        inputs: files, folders and URLs of scenes, as given.
+        sources: the scenes found there.
+
+    Raises:
+        ValueError: for a folder of scenes (maps would replace them, or be scenes of the next run), or one file for
+            several scenes.
+    """
+    if out.suffix.lower() in ('.tif', '.tiff'):
+        if len(sources) != 1:
+            raise ValueError(f'out: expected a folder for {len(sources)} scenes, got the file {out}.')
+        if out.resolve() == Path(sources[0]).resolve():
+            raise ValueError(f'out: expected another file than the scene, got {out} for both.')
+        return {sources[0]: out}
+    where = out.resolve()
+    folders = [Path(path).resolve() for path in inputs if os.path.isdir(path)]
+    parents = {Path(source).resolve().parent for source in sources if os.path.exists(source)}
+    for path in [*folders, *sorted(parents)]:
+        if path == where or (path in folders and path in where.parents):
+            raise ValueError(f'out: expected a folder apart from the scenes, got {out}, and scenes in {path}.')
+    taken: set[Path] = set()
+    found: dict[str, Path] = {}
+    for source in sources:
+        stem = Path(urlsplit(source).path if '://' in source else source).stem
+        names = (out / f'{stem}{suffix}.tif' for suffix in chain([''], (f'_{i}' for i in count(1))))
+        found[source] = next(path for path in names if not taken & set(_files(path, probabilities=True)))
+        taken |= set(_files(found[source], probabilities=True))
+    return found
+
+
+def _files(path: Path, *, probabilities: bool) -> list[Path]:
+    """Return the files of a map."""
+    return [path, probabilities_path(path)] if probabilities else [path]
+
+
+def _run_of(path: Path) -> dict[str, Any]:
+    """Read the run that a map is of; empty if other software wrote it."""
+    try:
+        with open_raster(path) as file:
+            text = file.tags().get(RUN)
+    except (ValueError, RasterioIOError):
+        return {}
+    return json.loads(text) if text else {}
