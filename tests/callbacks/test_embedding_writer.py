@@ -292,6 +292,11 @@ class TestBadInput:
         frame = gpd.read_parquet(tmp_path / 'e.parquet')
         assert len(frame) == 1
         assert frame['valid'].iloc[0] == pytest.approx(20 * 30 / 32**2)
+        module = SceneDataModule(str(scene), chip=32)
+        module.setup('predict')
+        batch = next(iter(module.predict_dataloader()))
+        center = rasterio.warp.transform('EPSG:32611', 'EPSG:4326', [500_015], [3_599_990])
+        np.testing.assert_allclose([batch['lon'], batch['lat']], center, rtol=0, atol=1e-9)
         back = shapely.geometry.shape(transform_geom('EPSG:4326', 'EPSG:32611', frame.geometry[0].__geo_interface__))
         np.testing.assert_allclose(back.bounds, (500_000, 3_599_980, 500_030, 3_600_000), rtol=0, atol=1e-6)
 

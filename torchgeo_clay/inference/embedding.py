@@ -258,7 +258,7 @@ def _rows(windows: Sequence[Window], unit: Unit) -> Rows:
     columns: Any = zip(*windows, strict=True) if windows else ((),) * len(Window._fields)
     embedding, row, col, size, valid, time, gsd = columns
     shapes = [
-        footprint_wgs84(scene.crs, scene.transform, r, c, min(s, scene.height - r), min(s, scene.width - c))
+        footprint_wgs84(scene.crs, scene.transform, *scene.inside(r, c, s, s))
         for r, c, s in zip(row, col, size, strict=True)
     ]
     return Rows(
