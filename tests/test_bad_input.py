@@ -209,7 +209,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, 'write_bytes', until_full)
-        with pytest.raises(OSError, match=r'No space left.*MB are free; nothing was left behind') as caught:
+        with pytest.raises(OSError, match=r'No space left.*MB are free; no file was left') as caught:
             ClayPretrainDataModule(root, synthetic=how, **OPTIONS).prepare_data()
     assert caught.value.errno == errno.ENOSPC
     assert not list(tmp_path.rglob('*.tif'))
@@ -255,14 +255,14 @@ def test_images_that_are_not_whole_patches(model):
 @pytest.mark.parametrize('ratio', [0.0, 1.0])
 def test_mask_ratio(ratio):
     with pytest.raises(ValueError, match=rf'mask_ratio: expected a share between 0 and 1.*{ratio:g}'):
-        ClayPretraining('clay_mae_tiny_patch8', mask_ratio=ratio)
+        ClayPretraining('clay_mae_tiny_patch8', model_options={'mask_ratio': ratio})
 
 
 def test_a_teacher_that_is_not_reachable(monkeypatch, tmp_path):
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path))
     name = 'vit_small_patch14_reg4_dinov2.lvd142m'
-    with pytest.raises(ValueError, match=rf"teacher '{name}' could not be made.*(?i:offline).*teacher=None"):
+    with pytest.raises(ValueError, match=rf"teacher '{name}' could not be built.*(?i:offline).*teacher=None"):
         ClayPretraining('clay_mae_tiny_patch8', teacher=name)
 
 
@@ -272,7 +272,7 @@ def test_a_teacher_that_is_not_reachable(monkeypatch, tmp_path):
         (['--data.synthetic=false'], r'holds nothing\. Expected one folder per sensor'),
         (['--trainer.precision=bf16-true'], r"got 'bf16-true'.*Use 'bf16-mixed'"),
         (['--data.patch_size=20'], r'patch_size: expected a multiple of 8'),
-        (['--model.mask_ratio=1'], r'mask_ratio: expected a share'),
+        (['--model.model_options.mask_ratio=1'], r'mask_ratio: expected a share'),
     ],
     ids=['empty root', 'bf16-true', 'patch size', 'mask ratio'],
 )

@@ -164,7 +164,7 @@ class ReconstructionPlot(Callback):
         n = slice(self.num_images)
         some = {k: v[n] if isinstance(v, Tensor) else v for k, v in batch.items()}
         task = cast('ClayPretraining', pl_module)
-        conditioning = Conditioning.from_batch(some, task.hparams['latlon_order'])
+        conditioning = Conditioning.from_batch(some)
         model = task.model
         with torch.no_grad():
             pixels = model.reconstruct(some['image'], **vars(conditioning), noise=some['noise'])

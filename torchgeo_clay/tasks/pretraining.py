@@ -15,12 +15,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 import torchgeo_clay.models
-from torchgeo_clay.conditioning import Conditioning, LatLonOrder, batch_sensor
-from torchgeo_clay.models import ClayMAE, MAEOutput
+from torchgeo_clay.conditioning import Conditioning, batch_sensor
+from torchgeo_clay.models import ClayLarge8_Weights, ClayMAE, MAEOutput
 from torchgeo_clay.models.teacher import teacher_rgb
 from torchgeo_clay.tasks.optim import cosine, published
 from torchgeo_clay.tasks.precision import warn_if_emulated
-from torchgeo_clay.tasks.teacher import TaughtTask, teacher_options
+from torchgeo_clay.tasks.teacher import TeacherTask, teacher_options
 
 __all__ = ('ClayPretraining',)
 
@@ -28,16 +28,16 @@ _MODELS = tuple(f'clay_mae_{size}_patch8' for size in ('tiny', 'small', 'base', 
 
 
 def _counted(batch: dict[str, Any]) -> int:
-    """How many samples of a batch count: all, but where a rank has none of its own left."""
+    """Number of samples that count: all, or none if a rank has no sample of its own left."""
     return batch.get('counted', batch['image'].shape[0])
 
 
-class ClayPretraining(TaughtTask):
+class ClayPretraining(TeacherTask):
     """Pretrain Clay: reconstruct masked patches, and represent chips as a teacher does.
 
     Batches are those of :class:`~torchgeo_clay.datamodules.ClayPretrainDataModule`, which draws whatever is random:
-    with them the task is deterministic. Those of :class:`~torchgeo_clay.datamodules.SensorDataModule` around any of
-    TorchGeo's will do too; then masks are drawn by the task, anew in each validation, and no bands are hidden.
+    with them the task is deterministic. Batches of :class:`~torchgeo_clay.datamodules.SensorDataModule` work too; the
+    task then draws the masks, in each validation again, and no bands are hidden.
 
     Logged, for train, val and test: ``{split}_loss``, ``{split}_reconstruction_loss`` and, with a teacher,
     ``{split}_representation_loss``; of each also ``…/{sensor}``.
@@ -48,50 +48,37 @@ class ClayPretraining(TaughtTask):
     def __init__(
         self,
         model: str = 'clay_mae_large_patch8',
-        weights: str | os.PathLike[str] | None = None,
+        weights: bool | str | os.PathLike[str] | ClayLarge8_Weights | None = None,
         teacher: str | None = None,
-        representation_weight: float = 0.05,
-        norm_pix_loss: bool = False,
-        mask_ratio: float = 0.75,
+        teacher_targets: str | None = None,
+        model_options: dict[str, Any] | None = None,
         recipe: Literal['cosine', 'published'] = 'cosine',
         lr: float | None = None,
-        weight_decay: float = 0.05,
-        warmup: float = 0.05,
         kernel_rate: float = 0.1,
-        t_0: int = 1000,
-        t_mult: int = 2,
         grad_checkpointing: bool = False,
-        latlon_order: LatLonOrder = 'latlon',
         compile: bool = False,
-        teacher_targets: str | None = None,
     ) -> None:
-        """Initialize the task.
+        """Initialize a new ClayPretraining instance.
 
         Args:
             model: the builder's name, ``clay_mae_{tiny,small,base,large}_patch8``.
-            weights: where training goes on from: ``ClayLarge8_Weights.CLAY_V1_5``, the path of a released-format
-                checkpoint or of one of this task; None for random ones.
+            weights: weights to start from, as for the builders: True for the release's, a name or member of
+                ``ClayLarge8_Weights``, the path of a checkpoint in the release's format or of this task; None or False
+                for random initialization.
             teacher: a timm name such as ``vit_large_patch14_reg4_dinov2.lvd142m`` (the release's), which is fetched
                 from the Hub unless the weights hold it; None to reconstruct only.
-            representation_weight: see :class:`~torchgeo_clay.models.ClayMAE`, as for the next two.
-            norm_pix_loss: see :class:`~torchgeo_clay.models.ClayMAE`.
-            mask_ratio: see :class:`~torchgeo_clay.models.ClayMAE`.
+            teacher_targets: a folder to keep the teacher's outputs in, for chips (``.npz``) of at most ``patch_size``
+                pixels: missing ones are computed at the start, of the chips as they are, not flipped, and the teacher
+                takes no part in training. None for a teacher that sees every batch.
+            model_options: further arguments of the builder: ``representation_weight``, ``norm_pix_loss``,
+                ``mask_ratio``; see :class:`~torchgeo_clay.models.ClayMAE`.
             recipe: ``cosine``, a warm-up and a cosine decay, or ``published``, the release's rising warm restarts; see
                 :mod:`torchgeo_clay.tasks.optim`.
             lr: learning rate; None for the recipe's own, 1.5e-4 for ``cosine`` and 1e-5 for ``published``.
-            weight_decay: of AdamW.
-            warmup: share of the steps in which ``cosine`` raises the rate.
             kernel_rate: factor on the rate of the networks that make kernels from wavelengths, with ``cosine``; see
                 :func:`torchgeo_clay.tasks.optim.cosine`.
-            t_0: steps of the first cycle of ``published``.
-            t_mult: factor from one cycle's length to the next of ``published``.
             grad_checkpointing: recompute the encoder's activations in the backward pass, to save memory.
-            latlon_order: order of latitude and longitude in the place code; the release's documents say ``latlon``, but
-                its training chips may have been ``lonlat``.
-            compile: whether to compile the autoencoder and its teacher (:func:`torch.compile`), for speed on a GPU.
-            teacher_targets: a folder to keep the teacher's answers in, for chips (``.npz``) of at most ``patch_size``
-                pixels: those that are not there yet are computed at the start, of the chips as they are, not flipped,
-                and the teacher takes no part in training. None for a teacher that looks at every batch.
+            compile: compile the autoencoder and its teacher (:func:`torch.compile`), for speed on a GPU.
 
         Raises:
             ValueError: for an unknown model or recipe, values out of range, or targets without a teacher.
@@ -106,13 +93,8 @@ class ClayPretraining(TaughtTask):
     def configure_models(self) -> None:
         """Build the autoencoder."""
         hparams = self.hparams
-        self.model = getattr(torchgeo_clay.models, hparams['model'])(
-            weights=self.weights,
-            **teacher_options(hparams),
-            representation_weight=hparams['representation_weight'],
-            norm_pix_loss=hparams['norm_pix_loss'],
-            mask_ratio=hparams['mask_ratio'],
-        )
+        options = {**(hparams['model_options'] or {}), **teacher_options(hparams)}
+        self.model = getattr(torchgeo_clay.models, hparams['model'])(weights=self.weights, **options)
         self.model.encoder.set_grad_checkpointing(hparams['grad_checkpointing'])
         if hparams['compile']:
             self.model.compile()
@@ -122,42 +104,34 @@ class ClayPretraining(TaughtTask):
         warn_if_emulated(self.trainer)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The recipe's optimiser, and its scheduler stepped per training step."""
-        hparams = self.hparams
-        lr, decay = hparams['lr'], hparams['weight_decay']
-        if hparams['recipe'] == 'published':
-            pair: tuple[Optimizer, LRScheduler] = published(
-                self.model, lr or 1e-5, decay, hparams['t_0'], hparams['t_mult']
-            )
+        """The recipe's optimizer, and its scheduler stepped per training step."""
+        lr, recipe = self.hparams['lr'], self.hparams['recipe']
+        if recipe == 'published':
+            pair: tuple[Optimizer, LRScheduler] = published(self.model, 1e-5 if lr is None else lr)
         else:
             tokens = {f'encoder.{name}' for name in self.model.encoder.no_weight_decay()}
             tokens |= {f'decoder.head.kernels.{name}' for name in ('weight_tokens', 'bias_token')}
             steps = int(self.trainer.estimated_stepping_batches)
-            pair = cosine(
-                self.model,
-                steps,
-                lr or 1.5e-4,
-                decay,
-                hparams['warmup'],
-                no_decay=tokens,
-                kernel_rate=hparams['kernel_rate'],
-            )
+            rate, kernel_rate = 1.5e-4 if lr is None else lr, self.hparams['kernel_rate']
+            pair = cosine(self.model, steps, rate, no_decay=tokens, kernel_rate=kernel_rate)
         config = {'optimizer': pair[0], 'lr_scheduler': {'scheduler': pair[1], 'interval': 'step'}}
         return cast(OptimizerLRScheduler, config)
 
-    def reconstruction(self, batch: dict[str, Any], share: Callable[[Tensor], Tensor] | None = None) -> MAEOutput:
+    def reconstruction(
+        self, batch: dict[str, Any], global_count: Callable[[Tensor], Tensor] | None = None
+    ) -> MAEOutput:
         """Run the autoencoder on a batch.
 
         Args:
-            batch: see :class:`~torchgeo_clay.datamodules.ClayPretrainDataModule`. Without ``target`` it is the image,
-                without ``valid`` all of it counts, and without ``noise`` masks are drawn here.
-            share: see :func:`~torchgeo_clay.models.mae.masked_l1`; None for the loss of this batch alone.
+            batch: see :class:`~torchgeo_clay.datamodules.ClayPretrainDataModule`. Without ``target`` the image
+                is, without ``valid`` all pixels count, and without ``noise`` masks are drawn here.
+            global_count: see :func:`~torchgeo_clay.models.mae.masked_l1`; None for the loss of this batch alone.
 
         Returns:
             Losses, prediction and mask.
         """
         sensor = batch_sensor(batch)
-        conditioning = Conditioning.from_batch(batch, self.hparams['latlon_order'])
+        conditioning = Conditioning.from_batch(batch)
         output: MAEOutput = self(
             batch['image'],
             conditioning.wavelengths,
@@ -170,26 +144,26 @@ class ClayPretraining(TaughtTask):
             rgb=None if self.model.teacher is None else teacher_rgb(batch.get('target', batch['image']), sensor),
             teacher_target=batch.get('teacher_target') if self.model.teacher is None else None,
             loss_scale=sensor.loss_scale,
-            global_count=share,
+            global_count=global_count,
         )
         return output
 
-    def _share(self, batch: dict[str, Any]) -> Callable[[Tensor], Tensor] | None:
-        """On several ranks, what makes the mean of their losses the loss of all their samples; all have to call it."""
+    def _global_count(self, batch: dict[str, Any]) -> Callable[[Tensor], Tensor] | None:
+        """Return the divisor of the loss over all ranks (its function is collective: call it on every rank)."""
         if self.trainer.world_size == 1 or 'valid' not in batch:
             return None
         samples = _counted(batch)
 
-        def share(patches: Tensor) -> Tensor:
+        def global_count(patches: Tensor) -> Tensor:
             both = torch.stack((patches, torch.full_like(patches, samples)))
             torch.distributed.all_reduce(both)
             return both[0] * samples / both[1]
 
-        return share
+        return global_count
 
     def _step(self, batch: dict[str, Any], split: str) -> Tensor:
-        """Run a batch and log its losses, in all and of its sensor."""
-        output = self.reconstruction(batch, self._share(batch))
+        """Run a batch and log its losses, overall and per sensor."""
+        output = self.reconstruction(batch, self._global_count(batch))
         losses = {'loss': output.loss, 'reconstruction_loss': output.reconstruction_loss}
         if self.model.proj is not None:
             losses['representation_loss'] = output.representation_loss

@@ -1,10 +1,9 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Where a pretraining task has its teacher from: a module that comes along, or targets computed before training."""
+"""The teacher of a pretraining task: a frozen module, or targets computed before training."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -18,20 +17,20 @@ from torchgeo_clay.datamodules import ClayPretrainDataModule
 from torchgeo_clay.datamodules.pretrain.teach import attach_targets
 from torchgeo_clay.models.teacher import make_teacher
 
-__all__ = ('TaughtTask', 'teacher_options')
+__all__ = ('TeacherTask', 'teacher_options')
 
 _TEACHER = 'model.teacher.'
 _DIGEST = 'teacher_sha256'
 
 
 def teacher_options(hparams: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a builder of :mod:`torchgeo_clay.models` for a model that has its teacher, or its targets alone.
+    """Arguments of a builder of :mod:`torchgeo_clay.models` for a model with a teacher, or with targets only.
 
     Args:
         hparams: with ``teacher`` and ``teacher_targets``.
 
     Raises:
-        ValueError: for targets of no teacher, or a teacher that can't be made.
+        ValueError: for targets without a teacher, or a teacher that cannot be made.
     """
     teacher = hparams['teacher']
     if hparams['teacher_targets'] is None:
@@ -41,19 +40,19 @@ def teacher_options(hparams: Mapping[str, Any]) -> dict[str, Any]:
             f'teacher_targets: expected teacher= too, the timm name of the model whose targets are kept in '
             f'{hparams["teacher_targets"]}, got none. Leave teacher_targets out to train without a teacher.'
         )
-    with torch.device('meta'):  # its width is all that is wanted
+    with torch.device('meta'):  # only its width is needed
         width = cast(nn.Module, make_teacher(teacher, pretrained=False)).num_features
     return {'teacher': None, 'teacher_dim': width}
 
 
-class TaughtTask(BaseTask):
+class TeacherTask(BaseTask):
     """A task whose ``hparams`` have ``model``, ``teacher`` and ``teacher_targets``; its teacher is never saved."""
 
-    weights: str | os.PathLike[str] | None
+    weights: Any
     _digest: str | None = None
 
     def setup(self, stage: str) -> None:
-        """Compute the teacher's targets that are not in the store yet; the teacher is gone afterwards.
+        """Compute the teacher's targets that are not in the store yet, and free the teacher.
 
         Args:
             stage: ignored.
@@ -71,14 +70,14 @@ class TaughtTask(BaseTask):
                 'teacher_targets: expected a ClayPretrainDataModule with chips (.npz), which have the same target in '
                 f'every epoch, got {type(data).__name__}. Train with teacher_targets=null.'
             )
-        with torch.random.fork_rng():  # a teacher draws weights before it gets its own
+        with torch.random.fork_rng():  # a teacher is initialized at random before its weights are loaded
             self._digest = attach_targets(data, folder, self._teacher(), self.hparams['teacher'])
         rank_zero_info(f'Trains on teacher targets, without the teacher (weights with SHA-256 {self._digest[:12]}…)')
 
     def _teacher(self) -> nn.Module:
-        """The teacher, its weights from where it would have them if it came along in training."""
+        """The teacher, with the weights it would have as a part of the model."""
         name = self.hparams['teacher']
-        if self.weights is None:
+        if self.weights in (None, False):
             return cast(nn.Module, make_teacher(name))
         model = getattr(torchgeo_clay.models, self.hparams['model'])(weights=self.weights, teacher=name)
         return cast(nn.Module, model.teacher)
@@ -94,13 +93,13 @@ class TaughtTask(BaseTask):
             checkpoint[_DIGEST] = self._digest
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the teacher, which is here already, into the checkpoint that is loaded strictly.
+        """Add the teacher to the checkpoint, whose loading is strict.
 
         Args:
             checkpoint: as saved.
 
         Raises:
-            ValueError: where targets are of a teacher with other weights than those of the checkpoint's run.
+            ValueError: if the targets are of a teacher with other weights than in the checkpoint's run.
         """
         teacher = {k: v for k, v in self.state_dict().items() if k.startswith(_TEACHER)}
         checkpoint['state_dict'] = {**checkpoint['state_dict'], **teacher}
