@@ -31,7 +31,7 @@ def configs(name: str | None = None, copy: Path | None = None) -> str:
         copy: a folder to copy them to.
 
     Raises:
-        ValueError: for a name that there is not, or files that would be replaced.
+        ValueError: for an unknown name, or files that would be replaced.
     """
     folder = configs_folder()
     names = sorted(path.name for path in folder.glob('*.yaml'))

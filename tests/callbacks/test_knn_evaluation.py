@@ -19,7 +19,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torchgeo_clay.callbacks import KNNEvaluation
 from torchgeo_clay.conditioning import Conditioning
 from torchgeo_clay.datamodules import ClayPretrainDataModule, SyntheticDataModule
-from torchgeo_clay.inference import embed_labelled
+from torchgeo_clay.inference import embed_labeled
 from torchgeo_clay.models import clay_tiny_patch8
 from torchgeo_clay.tasks import ClayPretraining
 
@@ -27,7 +27,7 @@ FIGURES = {'val_knn_accuracy', 'val_effective_rank', 'val_mean_cosine'}
 
 
 class Drawing(SyntheticDataModule):
-    """Labelled data that take from every global generator there is, as others' do."""
+    """Labeled data that take from every global generator there is, as others' do."""
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         batch = super().on_after_batch_transfer(batch, dataloader_idx)
@@ -35,7 +35,7 @@ class Drawing(SyntheticDataModule):
         return batch
 
 
-def labelled(scenes: dict[str, Any], kind: type = SyntheticDataModule, **options: Any) -> SyntheticDataModule:
+def labeled(scenes: dict[str, Any], kind: type = SyntheticDataModule, **options: Any) -> SyntheticDataModule:
     """16 chips in each split, half of them as labels are."""
     settings = {'batch_size': 5, 'patch_size': 16, 'val_split': 0.3, 'test_split': 0.3, 'min_share': 0, **options}
     return kind(scenes['root'], 'naip', synthetic=scenes['synthetic'], **settings)
@@ -107,16 +107,16 @@ def _seed_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_training_does_not_notice(tiny_scenes, tmp_path):
     without, beside = Trace(), Trace()
     fit(tmp_path, tiny_scenes, without)
-    fit(tmp_path, tiny_scenes, KNNEvaluation(labelled(tiny_scenes, Drawing), k=3), beside)
+    fit(tmp_path, tiny_scenes, KNNEvaluation(labeled(tiny_scenes, Drawing), k=3), beside)
     assert len(without.steps) == 4
     assert beside.steps == without.steps
 
 
 def test_figures_are_those_of_scikit_learn_and_scipy_with_the_weights_of_that_time(tiny_scenes, tmp_path, caplog):
     options = {'max_epochs': 1, 'num_sanity_val_steps': 0}
-    trainer = fit(tmp_path, tiny_scenes, KNNEvaluation(labelled(tiny_scenes), k=3), **options)
+    trainer = fit(tmp_path, tiny_scenes, KNNEvaluation(labeled(tiny_scenes), k=3), **options)
     encoder = trainer.lightning_module.model.encoder.eval()
-    data = labelled(tiny_scenes)
+    data = labeled(tiny_scenes)
     data.setup('fit')
     sensor = data.train_dataset.sensor
     mean, std = (torch.tensor(values)[:, None, None] for values in (sensor.mean, sensor.std))
@@ -146,7 +146,7 @@ def test_figures_are_those_of_scikit_learn_and_scipy_with_the_weights_of_that_ti
 def test_it_is_logged_when_it_is_its_turn_and_before_training(tiny_scenes, tmp_path):
     lines = Lines()
     options = {'max_epochs': 3, 'num_sanity_val_steps': -1, 'limit_train_batches': 1, 'logger': lines}
-    fit(tmp_path, tiny_scenes, KNNEvaluation(labelled(tiny_scenes), every_n_epochs=2, k=3, pooling='mean'), **options)
+    fit(tmp_path, tiny_scenes, KNNEvaluation(labeled(tiny_scenes), every_n_epochs=2, k=3, pooling='mean'), **options)
     assert [step for step, _ in lines.lines] == [0, 1, 2]  # before; of the second epoch; of the last
     assert all(set(found) == FIGURES for _, found in lines.lines)
     assert all(math.isfinite(value) for _, found in lines.lines for value in found.values())
@@ -170,7 +170,7 @@ class Untouched(pl.Callback):
 )
 def test_mistakes_show_before_training(tiny_scenes, tmp_path, data, k, said):
     with pytest.raises(ValueError, match=said):
-        fit(tmp_path, tiny_scenes, Untouched(), KNNEvaluation(labelled(tiny_scenes, **data), k=k))
+        fit(tmp_path, tiny_scenes, Untouched(), KNNEvaluation(labeled(tiny_scenes, **data), k=k))
 
 
 def test_the_datamodule_of_training_is_refused(tiny_scenes, tmp_path):
@@ -185,7 +185,7 @@ def test_the_datamodule_of_training_is_refused(tiny_scenes, tmp_path):
 @pytest.mark.parametrize('wrong', [{'every_n_epochs': 0}, {'k': 0}, {'seed': -1}, {'pooling': 'max'}])
 def test_values_out_of_range_are_refused(tiny_scenes, wrong):
     with pytest.raises(ValueError, match=f'{next(iter(wrong))}: expected'):
-        KNNEvaluation(labelled(tiny_scenes), **wrong)
+        KNNEvaluation(labeled(tiny_scenes), **wrong)
 
 
 def test_embedding_leaves_the_encoder_as_it_was_and_knows_nodata(tiny_scenes):
@@ -193,11 +193,11 @@ def test_embedding_leaves_the_encoder_as_it_was_and_knows_nodata(tiny_scenes):
     encoder = clay_tiny_patch8().train()
     encoder.blocks[0].eval()
     modes = [module.training for module in encoder.modules()]
-    data = labelled(tiny_scenes)
+    data = labeled(tiny_scenes)
     data.setup('validate')
     first = next(iter(data.val_dataloader()))
     first['valid'][0, :, :8, :] = False  # the upper two patches of the first chip
-    embeddings, labels = embed_labelled(encoder, data, [first], pooling='mean')
+    embeddings, labels = embed_labeled(encoder, data, [first], pooling='mean')
     assert [module.training for module in encoder.modules()] == modes
     assert all(parameter.grad is None for parameter in encoder.parameters())
     np.testing.assert_array_equal(labels, first['label'])
@@ -207,7 +207,7 @@ def test_embedding_leaves_the_encoder_as_it_was_and_knows_nodata(tiny_scenes):
     np.testing.assert_allclose(embeddings[0], tokens[0, 3:].mean(dim=0), atol=1e-5)  # class token, two patches
     np.testing.assert_allclose(embeddings[1:], tokens[1:, 1:].mean(dim=1), atol=1e-5)
     with pytest.raises(ValueError, match='no batch'):
-        embed_labelled(encoder, data, [])
+        embed_labeled(encoder, data, [])
     data.teardown('validate')
 
 

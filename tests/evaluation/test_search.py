@@ -13,7 +13,7 @@ import torch
 from shapely import Point
 from sklearn.neighbors import NearestNeighbors
 
-from torchgeo_clay.evaluation import as_embeddings, nearest_neighbours, similar
+from torchgeo_clay.evaluation import as_embeddings, nearest_neighbors, similar
 from torchgeo_clay.writers import Rows, embedding_table, write_geoparquet
 
 RNG = np.random.default_rng(0)
@@ -21,25 +21,25 @@ TABLE = RNG.normal(size=(60, 5))
 SCENES = np.repeat(np.arange(6), 10)
 
 
-def test_neighbours_are_those_of_scikit_learn():
+def test_neighbors_are_those_of_scikit_learn():
     distances, indices = NearestNeighbors(n_neighbors=6, metric='cosine').fit(TABLE).kneighbors(TABLE)
-    found = nearest_neighbours(TABLE, range(60), k=5)
+    found = nearest_neighbors(TABLE, range(60), k=5)
     np.testing.assert_array_equal(found.indices, indices[:, 1:])
     np.testing.assert_allclose(found.cosines, 1 - distances[:, 1:], atol=1e-12)
-    vectors = nearest_neighbours(TABLE, torch.from_numpy(TABLE), k=6)  # that happen to be in the table: near themselves
+    vectors = nearest_neighbors(TABLE, torch.from_numpy(TABLE), k=6)  # that happen to be in the table: near themselves
     np.testing.assert_array_equal(vectors.indices, indices)
 
 
-def test_neighbours_of_a_row_may_have_to_be_of_other_scenes():
-    found = nearest_neighbours(TABLE, [3, 25], k=50, groups=SCENES)
+def test_neighbors_of_a_row_may_have_to_be_of_other_scenes():
+    found = nearest_neighbors(TABLE, [3, 25], k=50, groups=SCENES)
     for row, scene in zip(found.indices, (0, 2), strict=True):
         assert sorted(row) == np.flatnonzero(scene != SCENES).tolist()
 
 
 def test_more_queries_than_are_held_at_once_change_nothing():
     table = RNG.normal(size=(600, 4))
-    whole = nearest_neighbours(table, range(600), k=3).indices
-    np.testing.assert_array_equal(whole[500], nearest_neighbours(table, [500], k=3).indices[0])
+    whole = nearest_neighbors(table, range(600), k=3).indices
+    np.testing.assert_array_equal(whole[500], nearest_neighbors(table, [500], k=3).indices[0])
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_more_queries_than_are_held_at_once_change_nothing():
 )
 def test_queries_that_can_not_be_answered(arguments, said):
     with pytest.raises(ValueError, match=said):
-        nearest_neighbours(TABLE, **arguments)
+        nearest_neighbors(TABLE, **arguments)
 
 
 def write_table(path: Path, scene: Path, embedding: np.ndarray, precision: Any = 'float32') -> Path:

@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Tells while Clay is pretrained what its embeddings are good for. Shapes: N chips, D width."""
+"""Nearest-neighbor accuracy of embeddings during pretraining. Shapes: N chips, D width."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from torchgeo_clay.datamodules.arguments import check_at_least
 from torchgeo_clay.evaluation import collapse_figures, knn_probe
-from torchgeo_clay.inference.embedding import embed_labelled
+from torchgeo_clay.inference.embedding import embed_labeled
 from torchgeo_clay.models import Clay
 from torchgeo_clay.models.clay import find_clay
 
@@ -22,16 +22,16 @@ __all__ = ('KNNEvaluation',)
 
 
 class KNNEvaluation(Callback):
-    """Tells the classes of labelled chips by their nearest neighbours, with the encoder as it is being trained.
+    """Classifies labeled chips by their nearest neighbors, with the encoder as it is being trained.
 
-    Logged, with the validation of every nth epoch: ``val_knn_accuracy``, of the chips that validate by those that train
-    (see :func:`torchgeo_clay.evaluation.knn_probe`); and of the embeddings of those that validate
-    ``val_effective_rank`` and ``val_mean_cosine`` (see :class:`torchgeo_clay.evaluation.CollapseFigures`). All of it is
-    done once before training starts, so that a mistake in the labelled data shows then; the log says what came out,
-    loggers get it where the sanity check is the whole validation (``num_sanity_val_steps: -1``).
+    Logged with the validation of every nth epoch: ``val_knn_accuracy``, of validation chips by training chips (see
+    :func:`torchgeo_clay.evaluation.knn_probe`), and ``val_effective_rank`` and ``val_mean_cosine`` of the validation
+    chips (see :class:`torchgeo_clay.evaluation.CollapseFigures`). It is evaluated once before training, too, so that a
+    mistake in the labeled data shows then; loggers get that where the sanity check is the whole validation
+    (``num_sanity_val_steps: -1``).
 
-    Training is as it would be without: the data are a datamodule of their own, what torch draws there is drawn from a
-    seed, the same each time, and the state of all generators is put back. Every process does all of it.
+    Training is not affected: the data have a datamodule of their own, and the state of all random generators is
+    restored. Every process evaluates all chips.
 
     Example::
 
@@ -53,18 +53,18 @@ class KNNEvaluation(Callback):
         pooling: Literal['class', 'mean'] = 'class',
         seed: int = 0,
     ) -> None:
-        """Initialise.
+        """Initialize a new KNNEvaluation instance.
 
         Args:
             data: a datamodule for classification, whose batches follow the contract of
                 :mod:`torchgeo_clay.conditioning` and have ``label`` (B,):
                 :class:`~torchgeo_clay.datamodules.SyntheticDataModule`, or
                 :class:`~torchgeo_clay.datamodules.SensorDataModule` around one of TorchGeo's. Not the one trained on.
-            every_n_epochs: how often; the last epoch always counts.
-            k: neighbours that vote.
+            every_n_epochs: interval; the last epoch is always evaluated.
+            k: neighbors that vote.
             temperature: see :func:`torchgeo_clay.evaluation.knn_probe`.
-            pooling: ``class`` for the class token, ``mean`` for the mean of the patches.
-            seed: of what the labelled data's training loader draws, such as its order.
+            pooling: ``class`` for the class token, ``mean`` for the mean of the patches with data.
+            seed: of the labeled data's training loader, such as its order.
 
         Raises:
             ValueError: for values out of range.
@@ -79,7 +79,7 @@ class KNNEvaluation(Callback):
         self._first: dict[str, float] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Set up the labelled data.
+        """Set up the labeled data.
 
         Args:
             trainer: the trainer.
@@ -87,13 +87,12 @@ class KNNEvaluation(Callback):
             stage: only ``fit`` matters.
 
         Raises:
-            ValueError: for the datamodule that is trained on, whose loaders would lose their position; for a task
+            ValueError: for the datamodule that is trained on, whose loaders would lose their position; or a task
                 without Clay.
         """
         if stage != 'fit':
             return
-        own = getattr(trainer, 'datamodule', None)
-        if self.data is own or getattr(self.data, 'datamodule', self.data) is own:
+        if any(data.trainer is trainer for data in (self.data, getattr(self.data, 'datamodule', self.data))):
             raise ValueError('KNNEvaluation: expected a datamodule of its own, got the one that is trained on.')
         _encoder(pl_module)
         with isolate_rng():
@@ -104,10 +103,10 @@ class KNNEvaluation(Callback):
             self._loaders = self.data.train_dataloader(), self.data.val_dataloader()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Evaluate before training, to fail before it if at all."""
+        """Evaluate before training."""
         self._first = self._evaluate(trainer, pl_module)
-        said = ', '.join(f'{name} {value:.3f}' for name, value in self._first.items())
-        rank_zero_info(f'KNNEvaluation: {said} before training goes on.')
+        text = ', '.join(f'{name} {value:.3f}' for name, value in self._first.items())
+        rank_zero_info(f'KNNEvaluation: {text} before training.')
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate, and log."""
@@ -120,20 +119,20 @@ class KNNEvaluation(Callback):
             pl_module.log(name, value, prog_bar=bar, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
     def _due(self, trainer: Trainer) -> bool:
-        """Whether it is the turn of this epoch."""
+        """Return whether this epoch is evaluated."""
         if trainer.sanity_checking:
             return trainer.num_sanity_val_steps == float('inf')
         epoch = trainer.current_epoch + 1
         return epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs
 
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
-        """The figures, by name."""
+        """Return the figures, by name."""
         assert self._loaders is not None
         encoder, order = _encoder(pl_module), pl_module.hparams.get('latlon_order', 'latlon')
         with isolate_rng(), trainer.precision_plugin.forward_context():
             torch.manual_seed(self.seed)
             (known, classes), (asked, truth) = (
-                embed_labelled(encoder, self.data, loader, pooling=self.pooling, latlon_order=order)
+                embed_labeled(encoder, self.data, loader, pooling=self.pooling, latlon_order=order)
                 for loader in self._loaders
             )
         probe = knn_probe(known, classes, asked, truth, k=self.k, temperature=self.temperature)
@@ -145,14 +144,14 @@ class KNNEvaluation(Callback):
         }
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Close the labelled data."""
+        """Close the labeled data."""
         if self._loaders is not None:
             self._loaders = None
             self.data.teardown('fit')
 
 
 def _encoder(pl_module: LightningModule) -> Clay:
-    """The one Clay of a task."""
+    """Return the one Clay of a task."""
     found = find_clay(pl_module)
     if len(found) != 1:
         raise ValueError(

@@ -94,8 +94,8 @@ def knn_probe(
         train_labels: (N,) classes.
         test: (M, D).
         test_labels: (M,) classes.
-        k: neighbours that vote.
-        temperature: neighbours vote with exp(cosine / temperature), 0.07 in the papers; None for a vote each.
+        k: neighbors that vote.
+        temperature: neighbors vote with exp(cosine / temperature), 0.07 in the papers; None for a vote each.
 
     Returns:
         The scores of scikit-learn's :class:`~sklearn.neighbors.KNeighborsClassifier`.

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchgeo_clay.evaluation.collapse import unit_rows
 from torchgeo_clay.evaluation.inputs import Embeddings, Labels, as_embeddings, as_labels
 
-__all__ = ('Neighbours', 'nearest_neighbours', 'similar')
+__all__ = ('Neighbors', 'nearest_neighbors', 'similar')
 
 #: Queries whose cosines to all rows are in memory at once.
 _CHUNK = 256
@@ -39,7 +39,7 @@ def similar(
 
     Args:
         table: of :func:`torchgeo_clay.embed`, or a GeoParquet file of one.
-        to: the position of a row of the table, which is not its own neighbour; a place, as (longitude, latitude) or a
+        to: the position of a row of the table, which is not its own neighbor; a place, as (longitude, latitude) or a
             point, for the chip there; a row or rows of such a table, or embeddings (D,) or (Q, D), for the mean of
             their directions.
         top: chips wanted at most.
@@ -76,7 +76,7 @@ def similar(
     return rows.iloc[order].assign(cosine=cosines[order])
 
 
-class Neighbours(NamedTuple):
+class Neighbors(NamedTuple):
     """The rows nearest to each query, the nearest first.
 
     Attributes:
@@ -88,16 +88,16 @@ class Neighbours(NamedTuple):
     cosines: npt.NDArray[np.float64]
 
 
-def nearest_neighbours(
+def nearest_neighbors(
     table: Embeddings, queries: Sequence[int] | Embeddings, k: int = 5, *, groups: Labels | None = None
-) -> Neighbours:
+) -> Neighbors:
     """Find the rows whose embeddings have the largest cosine to each query's.
 
     Args:
         table: (N, D), see :func:`torchgeo_clay.evaluation.as_embeddings`.
-        queries: numbers of rows of the table, which are not their own neighbours, or other embeddings (Q, D).
-        k: neighbours of each.
-        groups: (N,) such as each row's scene: neighbours of a query that is a row are of other groups than its own, as
+        queries: numbers of rows of the table, which are not their own neighbors, or other embeddings (Q, D).
+        k: neighbors of each.
+        groups: (N,) such as each row's scene: neighbors of a query that is a row are of other groups than its own, as
             chips of one scene are near for its date and place alone. None for no condition.
 
     Returns:
@@ -125,7 +125,7 @@ def nearest_neighbours(
         order = np.argsort(-cosines, axis=1, kind='stable')[:, :k]
         parts.append((order, np.take_along_axis(cosines, order, 1)))
     indices, cosines = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Neighbours(indices, cosines)
+    return Neighbors(indices, cosines)
 
 
 def _queries(

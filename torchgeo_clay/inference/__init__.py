@@ -2,7 +2,7 @@
 
 """Whole scenes as tables of embeddings and as maps, without a trainer."""
 
-from torchgeo_clay.inference.embedding import EmbeddingTable, embed, embed_labelled
+from torchgeo_clay.inference.embedding import EmbeddingTable, embed, embed_labeled
 from torchgeo_clay.inference.maps import MapStyle
 from torchgeo_clay.inference.output import SkippedScenesError
 from torchgeo_clay.inference.scene_maps import SceneMaps, map_scenes
@@ -13,6 +13,6 @@ __all__ = (
     'SceneMaps',
     'SkippedScenesError',
     'embed',
-    'embed_labelled',
+    'embed_labeled',
     'map_scenes',
 )

@@ -37,10 +37,9 @@ from torchgeo_clay.models import Clay
 from torchgeo_clay.models.weights.files import tensor_digest
 from torchgeo_clay.sensors import Sensor
 from torchgeo_clay.tasks.embedding import ClayEmbedding, pool
-from torchgeo_clay.writers.geoparquet import Precision, Rows, embedding_table, read_metadata
-from torchgeo_clay.writers.parts import PartStore
+from torchgeo_clay.writers.geoparquet import PartStore, Precision, Rows, embedding_table, read_metadata
 
-__all__ = ('EmbeddingTable', 'embed', 'embed_labelled')
+__all__ = ('EmbeddingTable', 'embed', 'embed_labeled')
 
 
 def embed(
@@ -60,7 +59,7 @@ def embed(
 ) -> gpd.GeoDataFrame:
     """Embed scenes: a row per chip.
 
-    Bands, place, date and metres per pixel are read from each file; files that are no scene are named and skipped.
+    Bands, place, date and meters per pixel are read from each file; files that are no scene are named and skipped.
     ``torchgeo predict`` with ``clay_embed.yaml`` gives the same rows, on several devices or in half precision.
 
     Example::
@@ -84,7 +83,7 @@ def embed(
             ``num_workers``, ``offset``, ``gsd`` and ``time``.
 
     Returns:
-        Columns ``embedding`` (D,) float32, ``geometry`` in WGS84, ``datetime``, ``sensor``, ``gsd`` in metres per
+        Columns ``embedding`` (D,) float32, ``geometry`` in WGS84, ``datetime``, ``sensor``, ``gsd`` in meters per
         pixel, ``source``, ``row``, ``col``, and ``valid``, the share of pixels with data.
 
     Raises:
@@ -118,7 +117,7 @@ class Window(NamedTuple):
         size: pixels per side.
         valid: share of its pixels with data.
         time: seconds UTC.
-        gsd: metres per pixel.
+        gsd: meters per pixel.
     """
 
     embedding: npt.NDArray[np.float32]
@@ -274,7 +273,7 @@ def _rows(windows: Sequence[Window], unit: Unit) -> Rows:
     )
 
 
-def embed_labelled(
+def embed_labeled(
     encoder: Clay,
     data: LightningDataModule,
     loader: Iterable[Mapping[str, Any]],
@@ -282,7 +281,7 @@ def embed_labelled(
     pooling: Literal['class', 'mean'] = 'class',
     latlon_order: LatLonOrder = 'latlon',
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Embed the labelled chips of a loader, without gradients and in eval mode.
+    """Embed the labeled chips of a loader, without gradients and in eval mode.
 
     Args:
         encoder: on the device to use.
@@ -308,7 +307,7 @@ def embed_labelled(
             tokens = encoder.forward_features(batch['image'], **vars(Conditioning.from_batch(batch, latlon_order)))
             embeddings.append(pool(tokens, batch, pooling).cpu().numpy())
     if not embeddings:
-        raise ValueError(f'{type(data).__name__}: expected labelled chips, got no batch. Lower batch_size.')
+        raise ValueError(f'{type(data).__name__}: expected labeled chips, got no batch. Lower batch_size.')
     return np.concatenate(embeddings), np.concatenate(labels)
 
 

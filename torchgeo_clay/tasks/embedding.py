@@ -28,8 +28,8 @@ Pooling = Literal['class', 'mean', 'patches']
 class ClayEmbedding(BaseTask):
     """Embed chips with Clay, for ``torchgeo predict`` with :class:`~torchgeo_clay.datamodules.SceneDataModule`.
 
-    It only predicts: nothing is trained. For each sensor the encoder is folded once
-    (:meth:`torchgeo_clay.models.Clay.fold`), and with ``precision: bf16-mixed`` its weights are cast once.
+    It only predicts. The encoder is folded once per sensor (:meth:`torchgeo_clay.models.Clay.fold`), and its weights
+    are cast once with ``precision: bf16-mixed``.
     """
 
     model: Clay
@@ -50,9 +50,8 @@ class ClayEmbedding(BaseTask):
                 or of a task, or of an encoder's ``.safetensors``. Required; False for random initialization.
             pooling: ``class`` for the class token, ``mean`` for the mean of the patches that hold data, ``patches`` for
                 every patch.
-            latlon_order: order of latitude and longitude in the place code, see
-                :func:`torchgeo_clay.conditioning.encode_latlon`.
-            compile: whether to compile the encoder, which takes a minute per sensor and pays on a GPU with many chips.
+            latlon_order: order of the place code, see :func:`torchgeo_clay.conditioning.encode_latlon`.
+            compile: whether to compile the encoder; it takes a minute per sensor and pays on a GPU with many chips.
 
         Raises:
             ValueError: for an unknown model or pooling, or no weights.
@@ -64,8 +63,8 @@ class ClayEmbedding(BaseTask):
             raise ValueError(f"pooling: expected 'class', 'mean' or 'patches', got {pooling!r}.")
         if weights is None:
             raise ValueError(
-                'weights: expected a checkpoint, or true for the released weights, got none: embeddings of random '
-                'weights say little. If you do want those, give weights: false.'
+                'weights: expected a checkpoint, or true for the released weights, got none. For random weights, whose '
+                'embeddings mean little, give weights: false.'
             )
         self.weights = weights
         self._folded: dict[str, FoldedClay] = {}
@@ -77,7 +76,7 @@ class ClayEmbedding(BaseTask):
         self.model = getattr(builders, self.hparams['model'])(weights=self.weights)
 
     def on_predict_start(self) -> None:
-        """Forget what was folded before the model got its device or other weights."""
+        """Discard encoders that were folded before the model got its device or other weights."""
         self._folded.clear()
         self._cast.clear()
         warn_if_emulated(self.trainer)
@@ -86,7 +85,7 @@ class ClayEmbedding(BaseTask):
         """Embed a batch.
 
         Args:
-            batch: normalised ``image`` (B, C, H, W), ``valid`` (B, 1, H, W), ``sensor``, and the metadata of
+            batch: normalized ``image`` (B, C, H, W), ``valid`` (B, 1, H, W), ``sensor``, and the metadata of
                 :meth:`torchgeo_clay.conditioning.Conditioning.from_batch`.
 
         Returns:
@@ -100,21 +99,21 @@ class ClayEmbedding(BaseTask):
         return pool(tokens, batch, self.hparams['pooling'])
 
     def _model_of(self, batch: dict[str, Any]) -> FoldedClay:
-        """The encoder folded for a batch's sensor; its blocks are those of the model."""
+        """Return the encoder folded for a batch's sensor, which shares the model's blocks."""
         name = batch['sensor']
         if name not in self._folded:
             sensor = batch_sensor(batch)
-            told, waves = batch['wavelength'][0].tolist(), sensor.wavelengths  # looked at once per sensor
-            if any(abs(a - b) > 1e-4 for a, b in zip(told, waves, strict=True)):
+            given, waves = batch['wavelength'][0].tolist(), sensor.wavelengths  # once per sensor, as it waits for a GPU
+            if any(abs(a - b) > 1e-4 for a, b in zip(given, waves, strict=True)):
                 raise ValueError(
                     f'{name}: expected the wavelengths of {", ".join(sensor.band_names)} in this order, {waves} µm, '
-                    f'got {told}. Give the trainer the datamodule that the batches are of.'
+                    f'got {given}. Give the batch the selection of its bands, as the datamodules of this package do.'
                 )
             self._folded[name] = self._folded_for(sensor, batch['image'].device.type)
         return self._folded[name]
 
     def _folded_for(self, sensor: Sensor, device: str) -> FoldedClay:
-        """The encoder folded for a sensor; under autocast with weights in its dtype, which all sensors share."""
+        """Fold the encoder for a sensor; under autocast with weights in its dtype, which all sensors share."""
         folded = FoldedClay(self.model, sensor).eval()
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
@@ -127,10 +126,10 @@ class ClayEmbedding(BaseTask):
         return folded
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int = 0, dataloader_idx: int = 0) -> Tensor:
-        """Embed a batch; see :meth:`forward`.
+        """Embed a batch.
 
         Args:
-            batch: see :meth:`forward`.
+            batch: as :meth:`forward`.
             batch_idx: ignored.
             dataloader_idx: ignored.
         """

@@ -4,8 +4,14 @@
 
 from torchgeo_clay.writers.atomic import OutputError, atomic
 from torchgeo_clay.writers.cog import CogStream, Layout
-from torchgeo_clay.writers.geoparquet import Rows, embedding_batches, embedding_table, read_metadata, write_geoparquet
-from torchgeo_clay.writers.parts import PartStore
+from torchgeo_clay.writers.geoparquet import (
+    PartStore,
+    Rows,
+    embedding_batches,
+    embedding_table,
+    read_metadata,
+    write_geoparquet,
+)
 from torchgeo_clay.writers.patches import write_patch_cogs
 from torchgeo_clay.writers.quicklook import write_quicklooks
 
