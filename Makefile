@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help setup reference pretrain test lint format types docs bench wheel clean distclean
+.PHONY: help setup reference pretrain test test-alone lint format types docs bench wheel clean distclean
 
 PY := .venv/bin/python
 WORKERS ?= 2
@@ -22,7 +22,7 @@ install = echo "==> installing $(1) into .venv"; \
 	$(PY) -m ensurepip >/dev/null && $(PY) -m pip install --quiet -e '$(1)'; }
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 # A stamp, as make would take the age of the interpreter that .venv/bin/python links to.
 .venv/.created: .python-version
@@ -59,9 +59,13 @@ pretrain: .venv/.installed-tests ## pretrain Clay on CONFIG (default: a tiny mod
 	@echo '==> torchgeo fit --config $(CONFIG) $(ARGS)'
 	@.venv/bin/torchgeo fit --config $(CONFIG) $(ARGS)
 
-test: .venv/.installed-tests $(REFERENCE) ## run every test; what this machine can't run is skipped with its reason
+test: .venv/.installed-tests $(REFERENCE) ## run every test in random order; tests this machine cannot run are skipped with a reason
 	@echo '==> pytest, $(WORKERS) workers of one thread'
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+
+test-alone: .venv/.installed-tests $(REFERENCE) ## run each test in a forked process of its own, to find tests that need others
+	@echo '==> pytest --alone, $(WORKERS) workers of one thread'
+	@OMP_NUM_THREADS=1 $(PY) -m pytest --alone -n $(WORKERS) $(ARGS)
 
 bench: .venv/.installed-tests $(REFERENCE) ## measure speed and memory beside the reference (needs 6 GB in the temporary folder)
 	@echo '==> tests/benchmarks/bench.py $(ARGS)'

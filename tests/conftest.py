@@ -18,6 +18,8 @@ import hypothesis
 import pytest
 import torch
 
+pytest_plugins = ['isolation', 'forking']
+
 # Nothing here asserts on wall time, and the first call of a function may take long.
 hypothesis.settings.register_profile('default', deadline=None)
 hypothesis.settings.load_profile('default')
@@ -130,9 +132,14 @@ def torchgeo_data(real_data: Path) -> Path:
 @pytest.fixture(scope='session')
 def tiny_scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Arguments of `ClayPretrainDataModule` for three tiny scenes of each of three unlike sensors, written once."""
+    from torchgeo_clay.datasets import SyntheticScenes
+
+    root = tmp_path_factory.mktemp('tiny') / 'scenes'
+    synthetic = {'sensors': ['naip', 'sentinel-1-rtc', 'modis'], 'scenes_per_sensor': 3, 'size': 64}
+    SyntheticScenes(root, **synthetic)
     return {
-        'root': str(tmp_path_factory.mktemp('tiny') / 'scenes'),
-        'synthetic': {'sensors': ['naip', 'sentinel-1-rtc', 'modis'], 'scenes_per_sensor': 3, 'size': 64},
+        'root': str(root),
+        'synthetic': synthetic,
         'batch_size': 2,
         'patch_size': 32,
         'val_split': 0.3,
