@@ -93,13 +93,13 @@ _SENTINEL_1_RTC = Sensor(
 )  # fmt: skip
 _MODIS = Sensor(
     'modis', 500, loss_scale=0.1, rgb=('sur_refl_b01', 'sur_refl_b04', 'sur_refl_b03'), bands=_bands(
-        ('sur_refl_b01', 0.645, 1072, 1643, 'b01', 'b1', 'red', 'b01_620_670'),
-        ('sur_refl_b02', 0.858, 1624, 1878, 'b02', 'b2', 'nir', 'b02_841_876'),
-        ('sur_refl_b03', 0.469, 931, 1449, 'b03', 'b3', 'blue', 'b03_459_479'),
-        ('sur_refl_b04', 0.555, 1023, 1538, 'b04', 'b4', 'green', 'b04_545_565'),
-        ('sur_refl_b05', 1.24, 1599, 1763, 'b05', 'b5', 'b05_1230_1250'),
-        ('sur_refl_b06', 1.64, 1404, 1618, 'b06', 'b6', 'b06_1628_1652'),
-        ('sur_refl_b07', 2.13, 1051, 1396, 'b07', 'b7', 'b07_2105_2155'),
+        ('sur_refl_b01', 0.645, 1072, 1643, 'b01', 'b1', 'Nadir_Reflectance_Band1', 'red', 'b01_620_670'),
+        ('sur_refl_b02', 0.858, 1624, 1878, 'b02', 'b2', 'Nadir_Reflectance_Band2', 'nir', 'b02_841_876'),
+        ('sur_refl_b03', 0.469, 931, 1449, 'b03', 'b3', 'Nadir_Reflectance_Band3', 'blue', 'b03_459_479'),
+        ('sur_refl_b04', 0.555, 1023, 1538, 'b04', 'b4', 'Nadir_Reflectance_Band4', 'green', 'b04_545_565'),
+        ('sur_refl_b05', 1.24, 1599, 1763, 'b05', 'b5', 'Nadir_Reflectance_Band5', 'b05_1230_1250'),
+        ('sur_refl_b06', 1.64, 1404, 1618, 'b06', 'b6', 'Nadir_Reflectance_Band6', 'b06_1628_1652'),
+        ('sur_refl_b07', 2.13, 1051, 1396, 'b07', 'b7', 'Nadir_Reflectance_Band7', 'b07_2105_2155'),
     ),
 )  # fmt: skip
 _SATELLOGIC = Sensor(

@@ -246,13 +246,15 @@ def test_no_crs_is_a_patch_without_a_place(write_raster, caplog):
 
 def test_assumptions_are_said_once(write_raster, caplog):
     for i in range(3):
-        write_raster(f'x/{i}_20200415.tif', descriptions=None)
+        write_raster(f'x/{i}_20200415.tif', np.ones((4, 8, 8), np.uint16), descriptions=None)
         write_raster(f'x/{i}.tif', np.ones((5, 8, 8), np.uint8), descriptions=(*NAIP.band_names, 'depth'))
     path = write_raster('x/s.tif', tags={'REFLECTANCE_OFFSET_DN': '-1000', 'DATETIME': '2020-04-15T09:00'})
-    SensorRaster(path.parent, 'naip', gsd=5)  # no level is set: what torchgeo fit would not show is not said
+    with pytest.warns(UserWarning, match='please check') as warned:
+        SensorRaster(path.parent, 'naip', gsd=5)  # no level is set: what torchgeo fit would not show is not said
+    (remark,) = str(warned[0].message).splitlines()[1:]
+    assert '0_20200415.tif and 2 others: it does not name its bands: taken as 1 red, 2 green, 3 blue, 4 nir' in remark
     assert {record.name.partition('.')[0] for record in caplog.records} == {'lightning'}
     for text in (
-        '3 of 7 scenes have no band names; taken in the order red, green, blue, nir',
         '3 of 7 scenes have a date without an hour; taken at noon UTC',
         '3 of 7 scenes have no date',
         '7 of 7 scenes have pixels of another size than gsd= says',

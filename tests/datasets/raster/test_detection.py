@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rasterio.transform import from_origin
 
 from torchgeo_clay.datasets import SceneError
 from torchgeo_clay.datasets.raster.detection import detect_sensor
@@ -39,21 +40,56 @@ def test_the_folder_decides(write_raster: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    ('descriptions', 'tags', 'candidates'),
+    ('name', 'descriptions', 'tags', 'reason'),
     [
-        (('R', 'G', 'B', 'N'), {}, 'naip.*satellogic'),
-        (S2, {'SENSOR': 'Sentinel-2', 'LEVEL': 'L1C'}, 'candidates: none'),
-        (('VV', 'VH'), {'SENSOR': 'Sentinel-1', 'LEVEL': 'GRD sigma0'}, 'candidates: none'),
-        (S2, {}, 'landsat.*sentinel-2-l2a'),
-        (('SCL',), {'SENSOR': 'Sentinel-2', 'LEVEL': 'L2A'}, 'candidates: none'),
-        (('lc', None), {}, 'candidates: none'),
+        ('x.tif', ('R', 'G', 'B', 'N'), {}, 'candidates: naip, satellogic-MSI-L1D; give sensor='),
+        ('x.tif', S2, {'SENSOR': 'Sentinel-2', 'LEVEL': 'L1C'}, "sentinel-2-l2a is excluded, as .* say 'l1c'"),
+        ('S2A_MSIL1C_20220105.tif', S2, {}, "sentinel-2-l2a is excluded, as .* say 'l1c'"),
+        ('x.tif', ('VV', 'VH'), {'SENSOR': 'Sentinel-1', 'LEVEL': 'GRD sigma0'}, "as tags or name say 'grd'"),
+        ('S1A_IW_GRDH_1SDV_20230809T020729.tif', ('VV', 'VH'), {}, "as tags or name say 'grdh'"),
+        ('x.tif', ('SCL',), {'SENSOR': 'Sentinel-2', 'LEVEL': 'L2A'}, 'is of sentinel-2-l2a, but no band matches'),
+        ('x.tif', ('lc', None), {}, r'bands \(lc, \(unnamed\)\); give sensor='),
+        ('x.tif', ('B02', 'B04', 'B8A'), {}, 'is of sentinel-2-l2a, but bands green, .*nir, .* are missing.*too'),
+        ('x.tif', S2[:6], {}, 'candidates: landsat-c2l1, landsat-c2l2-sr; give'),
+        ('x.tif', tuple(f'B{i}' for i in range(1, 8)), {}, 'candidates: landsat-c2l1, landsat-c2l2-sr; give'),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_determined_is_an_error(
+    write_raster: Callable[..., Path],
+    name: str,
+    descriptions: tuple[str | None, ...],
+    tags: dict[str, str],
+    reason: str,
+) -> None:
+    path = write_raster(name, pixels(len(descriptions)), descriptions, tags)
+    with pytest.raises(SceneError, match=f'{path}: .*{reason}') as caught:
+        detect_sensor(path)
+    assert 'candidates: none' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ('name', 'descriptions', 'sensor'),
+    [
+        ('x.tif', S2, 'sentinel-2-l2a'),
+        ('x.tif', (*(f'B0{i}' for i in range(1, 10)), 'B8A', 'B11', 'B12'), 'sentinel-2-l2a'),
+        ('x.tif', ('R', 'G', 'B'), 'linz'),
+        ('x.tif', tuple(f'Nadir_Reflectance_Band{i}' for i in range(1, 8)), 'modis'),
+        ('m_3211605_ne_11_060_20200415.tif', ('R', 'G', 'B', 'N'), 'naip'),
+        ('LE07_L2SP_1_20200415.tif', tuple(f'SR_B{i}' for i in (1, 2, 3, 4, 5, 7)), 'landsat-c2l2-sr'),
+        ('LT05_L1TP_1_20000415.tif', tuple(f'B{i}' for i in (1, 2, 3, 4, 5, 7)), 'landsat-c2l1'),
     ],
 )
-def test_what_can_not_be_told_is_an_error(
-    write_raster: Callable[..., Path], descriptions: tuple[str | None, ...], tags: dict[str, str], candidates: str
+def test_from_names_alone(
+    write_raster: Callable[..., Path], name: str, descriptions: tuple[str, ...], sensor: str
 ) -> None:
-    path = write_raster(pixels=pixels(len(descriptions)), descriptions=descriptions, tags=tags)
-    with pytest.raises(SceneError, match=f'(?s){path}.*{candidates}.*Give sensor='):
+    size = {'modis': 500, 'linz': 0.5, 'naip': 0.6}.get(sensor, 10)
+    path = write_raster(name, pixels(len(descriptions)), descriptions, transform=from_origin(5e5, 46e5, size, size))
+    assert detect_sensor(path).name == sensor
+
+
+def test_a_gsd_far_from_the_sensors_excludes_it(write_raster: Callable[..., Path]) -> None:
+    path = write_raster(pixels=pixels(3), descriptions=('R', 'G', 'B'), transform=from_origin(5e5, 46e5, 118, 118))
+    with pytest.raises(SceneError, match=r'linz is excluded, as its GSD is far from 0\.5 m; give sensor='):
         detect_sensor(path)
 
 
@@ -72,13 +108,13 @@ def test_real_scenes(real_data: Path) -> None:
         'modis/MOD09A1_A2017193_h18v04_crop.tif': 'modis',
         'landsat/LC08_L2SP_008059_20191201_C2L2_overview_crop.tif': 'landsat-c2l2-sr',
         'landsat/L8_L1_Elkton_VA_30m.tif': 'landsat-c2l1',
+        'landsat/HLS_L30_texas_224px.tif': 'landsat-c2l2-sr',
     }
     for name, sensor in expected.items():
         assert detect_sensor(real_data / name).name == sensor
     for name in (
-        'landsat/HLS_L30_texas_224px.tif',
         'sentinel2/terramesh_38D_378R_2_3_s2l1c.tif',
         'sentinel1/sen1floods11_Spain_7370579_s1grd.tif',
     ):
-        with pytest.raises(SceneError, match='can not be told'):
+        with pytest.raises(SceneError, match='is excluded, as tags'):
             detect_sensor(real_data / name)

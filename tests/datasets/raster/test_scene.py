@@ -12,7 +12,7 @@ import rasterio.shutil
 from rasterio.enums import ColorInterp
 from rasterio.transform import from_origin
 
-from torchgeo_clay.datasets import SceneError, scan_scene
+from torchgeo_clay.datasets import SceneError, SensorRaster, scan_scene
 from torchgeo_clay.sensors import get_sensor
 
 NAIP, LINZ, S2 = get_sensor('naip'), get_sensor('linz'), get_sensor('sentinel-2-l2a')
@@ -24,7 +24,7 @@ def test_describes_a_file(write_raster):
     assert (scene.path, scene.height, scene.width) == (str(path), 40, 50)
     assert scene.crs == 'EPSG:32630'
     assert tuple(scene.transform) == tuple(from_origin(500_000, 4_600_000, 10, 10))
-    assert (scene.band_indexes, scene.left_out, scene.described) == ((2, 1), ('green', 'blue'), True)
+    assert (scene.band_indexes, scene.left_out, scene.remarks) == ((2, 1), ('green', 'blue'), ())
     assert (scene.nodata, scene.has_mask, scene.dtype) == ((0.0, 0.0), False, 'uint8')
     assert scene.time == datetime(2020, 4, 15, 12, tzinfo=UTC).timestamp()
     assert not scene.acquired.has_hour
@@ -101,6 +101,46 @@ def test_no_crs_needs_a_gsd(write_raster):
     assert all(math.isnan(v) for v in scene.place(0, 0, 8, 8))
 
 
+def test_an_order_by_count_is_reported(write_raster):
+    path = write_raster(descriptions=None, pixels=np.ones((4, 8, 8), np.uint16))
+    remark = scan_scene(path, NAIP, ['nir', 'red']).remarks[0]
+    assert remark.startswith('it does not name its bands: taken as 1 red, 4 nir; to state another order give bands=')
+    assert scan_scene(path, NAIP, ['nir', 'red', 'green', 'blue']).remarks == ()  # stated
+    with pytest.warns(UserWarning, match=r'naip: please check\n  .*scene\.tif: it does not name its bands'):
+        SensorRaster(path, 'naip')
+
+
+def test_tags_and_names_that_disagree_are_reported(write_raster):
+    path = write_raster('scene_20190101.tif', tags={'DATETIME': '2020-04-15T09:30:00Z'})
+    assert 'its tags give the date 2020-04-15, its name 2019-01-01' in scan_scene(path, NAIP).remarks[0]
+    assert scan_scene(path, NAIP, time='2020-04-15').remarks == ()
+
+
+def test_bands_of_different_types_are_refused(write_raster, tmp_path):
+    files = [write_raster(f'{t}.tif', np.ones((1, 8, 8), t), (n,)) for t, n in (('uint8', 'VV'), ('float32', 'VH'))]
+    bands = ''.join(
+        f'<VRTRasterBand dataType="{dtype}" band="{i}"><Description>{name}</Description><SimpleSource>'
+        f'<SourceFilename>{file}</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand>'
+        for i, (file, dtype, name) in enumerate(zip(files, ('Byte', 'Float32'), ('VV', 'VH'), strict=True), start=1)
+    )
+    path = tmp_path / 'mixed.vrt'
+    path.write_text(
+        '<VRTDataset rasterXSize="8" rasterYSize="8"><SRS>EPSG:32630</SRS>'
+        f'<GeoTransform>500000, 10, 0, 4600000, 0, -10</GeoTransform>{bands}</VRTDataset>'
+    )
+    radar = get_sensor('sentinel-1-rtc')
+    with pytest.raises(SceneError, match=r'mixed\.vrt: its bands have different types, float32, uint8'):
+        scan_scene(path, radar)
+    assert scan_scene(path, radar, ['VH']).dtype == 'float32'
+
+
+def test_names_of_bands_that_are_not_utf8(write_raster):
+    path = write_raster(descriptions=('red', 'green', 'blue', 'XXXX'))
+    path.write_bytes(path.read_bytes().replace(b'XXXX', b'caf\xe9'))
+    with pytest.raises(SceneError, match=r'scene\.tif: '):
+        scan_scene(path, NAIP)
+
+
 def test_complex_pixels_are_refused(write_raster):
     path = write_raster(pixels=np.ones((2, 8, 8), np.complex64), descriptions=('VV', 'VH'))
     with pytest.raises(SceneError, match='expected real pixels, got complex64'):
@@ -124,7 +164,7 @@ def test_infrared_that_calls_itself_alpha_is_no_mask(write_raster):
     assert not scan_scene(path, NAIP).has_mask
     rgba = write_raster('b.tif', descriptions=None, **rgba)
     scene = scan_scene(rgba, LINZ)
-    assert (scene.band_indexes, scene.has_mask, scene.described) == ((1, 2, 3), True, False)
+    assert (scene.band_indexes, scene.has_mask) == ((1, 2, 3), True)
 
 
 def test_a_files_own_scaling_is_noted(write_raster):

@@ -1,89 +1,161 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Which sensor a raster is of, from what is written about it: its folder, its tags, its bands' names."""
+"""Detection of a raster's sensor from its folder, its tags, its name and its bands."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Sequence
 
-from torchgeo_clay.datasets.raster.bands import match_bands
+from rasterio.io import DatasetReader
+
+from torchgeo_clay.datasets.raster.bands import FileBand, file_bands, match_bands
 from torchgeo_clay.datasets.raster.files import SceneError, open_raster, printable
+from torchgeo_clay.datasets.raster.georeference import georeferencing, window_gsd
+from torchgeo_clay.datasets.raster.products import hls, product_text
 from torchgeo_clay.sensors import SENSORS, Sensor
+from torchgeo_clay.sensors.band import fold
 
-__all__ = ('detect_sensor',)
+__all__ = ('FAR', 'detect_sensor', 'sensor_of')
 
-#: Words in the tags → the sensors that they may mean.
+#: Factor from which on a GSD is far from that of the training data. Sentinel-2 is also delivered at 60 m.
+FAR = 12
+
+#: Words in tags and names → the sensors that they may mean. Separators are spaces.
 _WORDS = (
-    (r'sentinel[-_ ]?2', ('sentinel-2-l2a',)),
-    (r'sentinel[-_ ]?1', ('sentinel-1-rtc',)),
-    (r'landsat', ('landsat-c2l1', 'landsat-c2l2-sr')),
-    (r'\bnaip\b', ('naip',)),
-    (r'\bmodis\b', ('modis',)),
+    (r'sentinel ?2|\bs2[abc]? (?:msi)?l[12][ac]', ('sentinel-2-l2a',)),
+    (r'sentinel ?1|\bs1[a-d] (?:iw|ew|s\d)\b', ('sentinel-1-rtc',)),
+    (r'landsat|\bl[cote]0[4-9] ', ('landsat-c2l1', 'landsat-c2l2-sr')),
+    (r'\bnaip\b|\bm \d{7} [ns][ew] ', ('naip',)),
+    (r'\bmodis\b|\bm[oyc]d(?:09|43)', ('modis',)),
     (r'\blinz\b', ('linz',)),
-    (r'planetscope|\bplanet\b', ('planetscope-sr',)),
+    (r'planetscope|\bplanet\b|analyticms sr 8b', ('planetscope-sr',)),
     (r'satellogic', ('satellogic-MSI-L1D',)),
 )
 
-#: Words that say that it is another product, whose numbers mean something else than those that Clay was trained with.
+#: Words of another product of the sensor, whose numbers differ from those that Clay was trained with.
 _OTHERS = {
-    'sentinel-2-l2a': r'l1c|level[-_ ]?1',
-    'sentinel-1-rtc': r'sigma0|\bslc\b',
-    'landsat-c2l1': r'\bl2|level[-_ ]?2|reflectance|\bsr\b|hls|collection 1',
-    'landsat-c2l2-sr': r'\bl1|level[-_ ]?1|hls|collection 1',
+    'sentinel-2-l2a': r'l1c|level ?1',
+    'sentinel-1-rtc': r'sigma0|\bslc\b|\bgrd[hmf]?\b(?!.*(?:rtc|gamma0))',
+    'landsat-c2l1': r'\bl2|level ?2|reflectance|\bsr\b|collection 1',
+    'landsat-c2l2-sr': r'\bl1|level ?1|collection 1',
 }
 
-_TAGS = ('SENSOR', 'PLATFORM', 'SPACECRAFT_NAME', 'SPACECRAFT_ID', 'MISSION', 'LEVEL', 'PROCESSING_LEVEL')
+#: Names of bands that no other sensor has.
+_MARKS = {'b8a': 'sentinel-2-l2a', 'b08a': 'sentinel-2-l2a', 'b12': 'sentinel-2-l2a'}
 
 
 def detect_sensor(path: str | os.PathLike[str]) -> Sensor:
-    """The sensor of a raster.
-
-    Its folder's name decides if it is a sensor's, as in pretraining's folders; else tags such as SENSOR and LEVEL; else
-    the names of its bands, if they fit one sensor alone.
+    """The sensor of a raster file, see :func:`sensor_of`.
 
     Args:
         path: the file.
+
+    Raises:
+        SceneError: if it is not readable, or nothing decides; the message begins with its path.
+    """
+    folder = _folder_sensor(path)
+    if folder is not None:
+        return folder
+    with open_raster(path) as dataset:
+        try:
+            return sensor_of(dataset, path)
+        except SceneError as error:
+            raise SceneError(f'{printable(path)}: {error}') from error
+
+
+def _folder_sensor(path: str | os.PathLike[str]) -> Sensor | None:
+    """The sensor that a file's folder is named for."""
+    return SENSORS.get(os.path.basename(os.path.dirname(os.fspath(path))))
+
+
+def sensor_of(dataset: DatasetReader, path: str | os.PathLike[str]) -> Sensor:
+    """The sensor of an open raster.
+
+    Its folder's name decides if it is a sensor's, as in pretraining; else tags and the file's name as far as they name
+    a product; else the names or wavelengths of its bands, if they fit one sensor alone and the GSD is not far from it.
+
+    Args:
+        dataset: the file, open.
+        path: its path.
 
     Returns:
         One of :data:`torchgeo_clay.sensors.SENSORS`.
 
     Raises:
-        SceneError: if it can't be opened, or nothing decides; the message begins with its path and says what to do.
+        SceneError: if nothing decides; the message says what to do.
     """
-    name = os.fspath(path)
-    folder = os.path.basename(os.path.dirname(name))
-    if folder in SENSORS:
-        return SENSORS[folder]
-    with open_raster(name) as dataset:
-        tags, descriptions = dataset.tags(), dataset.descriptions
-    named = {s for s in SENSORS.values() if _has_bands(s, descriptions)}
-    told = _told(tags)
-    found = named if told is None else named & told
-    if len(found) == 1:
-        return found.pop()
-    said = {key: tags[key] for key in _TAGS if key in tags}
-    candidates = ', '.join(sorted(s.name for s in found)) or 'none'
+    folder = _folder_sensor(path)
+    if folder is not None:
+        return folder
+    file = file_bands(dataset, path)
+    named, excluded = _product(dataset, path, file)
+    candidates = [s for s in SENSORS.values() if (named is None or s in named) and _is_complete(s, file)]
+    if named is None:
+        far = [s for s in candidates if _is_far(dataset, s)]
+        candidates = [s for s in candidates if s not in far]
+        excluded = [] if candidates else [f'{s.name} is excluded, as its GSD is far from {s.gsd:g} m' for s in far]
+    counts = {s: sum(s.find(b.name) is not None for b in file) for s in candidates}
+    most = max(counts.values(), default=0)
+    top = [s for s in candidates if counts[s] == most]
+    best = [s for s in candidates if s in top or _contradict(s, top[0], file)]
+    if len(best) == 1:
+        return best[0]
+    if not best and named is not None and len(named) == 1:
+        return _incomplete(next(iter(named)), file)
+    labels = ', '.join(b.name or (f'{b.wavelength:g} µm' if b.wavelength > 0 else '(unnamed)') for b in file)
+    fitting = [f'candidates: {", ".join(s.name for s in best)}'] if best else []
     raise SceneError(
-        f'{printable(name)}: which sensor it is of can not be told from its tags ({said or "none"}) and bands '
-        f'({", ".join(d or "(unnamed)" for d in descriptions)}); candidates: {candidates}. Give sensor=, or put it '
-        'into a folder that is named for its sensor.'
+        f'its sensor cannot be determined from its tags ({product_text(dataset.tags(), path)[0] or "none"}), its name '
+        f'and its bands ({labels}); {"; ".join([*fitting, *excluded, "give sensor="])}, or put it into a folder named '
+        'for its sensor.'
     )
 
 
-def _has_bands(sensor: Sensor, descriptions: tuple[str | None, ...]) -> bool:
-    """Whether the names of a file's bands include all of a sensor's."""
+def _product(
+    dataset: DatasetReader, path: str | os.PathLike[str], file: Sequence[FileBand]
+) -> tuple[Collection[Sensor] | None, list[str]]:
+    """The sensors that tags, name and marks speak of (None if of no known one), and why others are excluded."""
+    harmonized = hls(dataset.tags(), path)
+    if harmonized is not None:
+        return {SENSORS['sentinel-2-l2a' if harmonized == 'S30' else 'landsat-c2l2-sr']}, []
+    text = re.sub('[-_.]', ' ', ' '.join(product_text(dataset.tags(), path))).lower()
+    for words, names in _WORDS:
+        if re.search(words, text):
+            other = {n: found[0] for n in names if n in _OTHERS and (found := re.search(_OTHERS[n], text))}
+            excluded = [f'{n} is excluded, as tags or name say {word!r}' for n, word in other.items()]
+            return [SENSORS[n] for n in names if n not in other], excluded
+    marks = {_MARKS[name] for b in file if (name := fold(b.name)) in _MARKS}
+    return ([SENSORS[n] for n in marks] or None), []
+
+
+def _is_complete(sensor: Sensor, file: Sequence[FileBand]) -> bool:
+    """Whether names or wavelengths of a file's bands include all of a sensor's."""
     try:
-        return match_bands(sensor, descriptions)[1]
+        return match_bands(sensor, file).source in ('names', 'wavelengths')
     except SceneError:
         return False
 
 
-def _told(tags: Mapping[str, str]) -> set[Sensor] | None:
-    """The sensors that tags speak of; None if of no known one."""
-    text = ' '.join(tags[key] for key in _TAGS if key in tags).lower()
-    for word, names in _WORDS:
-        if re.search(word, text):
-            return {SENSORS[n] for n in names if n not in _OTHERS or not re.search(_OTHERS[n], text)}
-    return None
+def _contradict(one: Sensor, other: Sensor, file: Sequence[FileBand]) -> bool:
+    """Whether a name of a band of the file means another wavelength in one sensor than in another."""
+    pairs = [(one.find(b.name), other.find(b.name)) for b in file]
+    found = [(one.bands[i].wavelength, other.bands[j].wavelength) for i, j in pairs if i is not None and j is not None]
+    return any(abs(a / b - 1) > 0.1 for a, b in found)
+
+
+def _is_far(dataset: DatasetReader, sensor: Sensor) -> bool:
+    """Whether a raster's GSD is known and far from that of a sensor's training data."""
+    crs, transform, _ = georeferencing(dataset)
+    gsd = window_gsd(crs, transform, 0, 0, dataset.height, dataset.width)
+    return gsd > FAR * sensor.gsd or gsd < sensor.gsd / FAR
+
+
+def _incomplete(sensor: Sensor, file: Sequence[FileBand]) -> Sensor:
+    """Raise for the bands that a file of a sensor lacks; the sensor if they are found by color or order."""
+    try:
+        match_bands(sensor, file)
+    except SceneError as error:
+        raise SceneError(f'it is of {sensor.name}, but {error} With bands= give sensor={sensor.name!r} too.') from error
+    return sensor

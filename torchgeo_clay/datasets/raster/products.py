@@ -8,22 +8,28 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 
-__all__ = ('boa_offset', 'hls', 'processing_baseline', 'reflectance_tags', 'tm_band_names')
+__all__ = ('boa_offset', 'hls', 'processing_baseline', 'product_text', 'reflectance_tags', 'tm_band_names')
 
 Tags = Mapping[str, str]
 
 #: Tags that name a platform, an instrument or a product.
 _NAMING = (
     'SENSOR', 'SENSOR_ID', 'INSTRUMENT', 'PLATFORM', 'SPACECRAFT_NAME', 'SPACECRAFT_ID', 'SATELLITE', 'MISSION',
-    'LEVEL', 'PRODUCT', 'SHORTNAME', 'COLLECTION', 'PRODUCT_URI', 'LANDSAT_PRODUCT_ID', 'LANDSAT_SCENE_ID',
+    'LEVEL', 'PROCESSING_LEVEL', 'PRODUCT', 'SHORTNAME', 'COLLECTION', 'PRODUCT_URI', 'LANDSAT_PRODUCT_ID',
+    'LANDSAT_SCENE_ID', 'ASSOCIATEDSENSORSHORTNAME', 'TIFFTAG_IMAGEDESCRIPTION',
 )  # fmt: skip
 
 #: TM and ETM+ number their bands otherwise than OLI; 6 is thermal. USGS, Landsat 4-7 Data Format Control Book.
 _TM_BANDS = {1: 'blue', 2: 'green', 3: 'red', 4: 'nir08', 5: 'swir16', 6: 'thermal', 7: 'swir22'}
 
 
-def _texts(tags: Tags, path: str | os.PathLike[str]) -> tuple[str, str]:
-    """The tags that name the product, joined, and the file's name; upper case."""
+def product_text(tags: Tags, path: str | os.PathLike[str]) -> tuple[str, str]:
+    """The tags that name the product, joined, and the file's name; upper case.
+
+    Args:
+        tags: the raster's tags.
+        path: the file.
+    """
     folded = {key.upper(): value for key, value in tags.items()}
     named = ' '.join(str(folded[key]) for key in _NAMING if key in folded)
     return named.upper(), os.path.basename(os.fspath(path)).upper()
@@ -39,7 +45,7 @@ def hls(tags: Tags, path: str | os.PathLike[str]) -> str | None:
     Returns:
         ``S30`` for Sentinel-2's part, ``L30`` for Landsat's, None for any other product.
     """
-    tagged, name = _texts(tags, path)
+    tagged, name = product_text(tags, path)
     match = re.search(r'HLS[-_. ]?(?:FMASK[-_. ])?([SL]30)', name) or re.search(r'HLS[-_. ]?([SL]30)', tagged)
     if match is not None:
         return match[1]
@@ -53,20 +59,24 @@ def tm_band_names(
 ) -> tuple[str | None, ...]:
     """Replace the band numbers of Landsat 4, 5 and 7 by the names of the bands; others stay.
 
+    Those of MSS (Landsat 1 to 5), which no sensor of Clay's resembles, become names that match nothing.
+
     Args:
         descriptions: of the file's bands.
         tags: the raster's tags.
         path: the file.
     """
-    tagged, name = _texts(tags, path)
+    tagged, name = product_text(tags, path)
+    mss = re.match(r'LM0[1-5]_|LM[1-5]\d{13}', name) or re.search(r'\bMSS\b', tagged)
     if not (
-        re.match(r'L[TE]0[457]_|L[TE][457]\d{13}', name)
+        mss
+        or re.match(r'L[TE]0[457]_|L[TE][457]\d{13}', name)
         or re.search(r'LANDSAT[-_ ]?[457]\b|\bE?TM\b|\bL[TE]0[457]_', tagged)
     ):
         return tuple(descriptions)
     numbers = (re.fullmatch(r'(?:SR_)?B(?:AND)?[ _]?0?([1-7])', (text or '').strip().upper()) for text in descriptions)
     return tuple(
-        text if number is None else _TM_BANDS[int(number[1])]
+        text if number is None else f'MSS {text}' if mss else _TM_BANDS[int(number[1])]
         for text, number in zip(descriptions, numbers, strict=True)
     )
 
@@ -82,7 +92,7 @@ def processing_baseline(tags: Tags, path: str | os.PathLike[str]) -> float | Non
     written = next((v for k, v in folded.items() if k.endswith('PROCESSING_BASELINE')), '')
     match = re.fullmatch(r'\s*N?(\d{1,2})\.?(\d{2}|\d)\s*', written.upper())
     if match is None:
-        tagged, name = _texts(tags, path)
+        tagged, name = product_text(tags, path)
         match = re.search(r'_N(\d{2})(\d{2})_', f'{name} {tagged}')
     return None if match is None else float(f'{match[1]}.{match[2]}')
 
@@ -99,7 +109,7 @@ def boa_offset(tags: Tags, path: str | os.PathLike[str]) -> tuple[float, str] | 
     """
     folded = {key.upper(): str(value) for key, value in tags.items()}
     applied = next((v for k, v in folded.items() if k.endswith('BOA_OFFSET_APPLIED')), '')
-    if applied.lower() in ('true', '1', 'yes') or re.search('HARMONI[SZ]ED', ' '.join(_texts(tags, path))):
+    if applied.lower() in ('true', '1', 'yes') or re.search('HARMONI[SZ]ED', ' '.join(product_text(tags, path))):
         return 0.0, 'harmonized'
     for key, value in folded.items():
         if re.match('REFLECTANCE_OFFSET_DN|(BOA|RADIO)_ADD_OFFSET', key) and (number := _number(value)) is not None:

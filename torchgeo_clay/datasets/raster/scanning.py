@@ -65,7 +65,6 @@ def log_assumptions(sensor: Sensor, scenes: Sequence[Scene]) -> None:
         sensor: the sensor, with the bands selected.
         scenes: the scenes.
     """
-    by_order = [s for s in scenes if not s.described]
     left_out = sorted({name for s in scenes for name in s.left_out})
     no_hour = [s for s in scenes if s.acquired.known and not s.acquired.has_hour]
     no_time = [s for s in scenes if not s.acquired.known]
@@ -73,7 +72,6 @@ def log_assumptions(sensor: Sensor, scenes: Sequence[Scene]) -> None:
     other_gsd = [s for s in scenes if s.crs is not None and _departs(s)]
     scaled = [s for s in scenes if s.scaling and s.offset == 0]
     for found, text in (
-        (by_order, f'have no band names; taken in the order {", ".join(sensor.band_names)}'),
         (no_hour, 'have a date without an hour; taken at noon UTC'),
         (no_time, 'have no date in their tags or names; their time is unknown (NaN)'),
         (no_place, 'have no CRS; their place is unknown (NaN), their GSD as given'),

@@ -18,17 +18,15 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from torchgeo_clay.conditioning import check_gsd
-from torchgeo_clay.datasets.raster.bands import match_bands
+from torchgeo_clay.datasets.raster.bands import file_bands, match_bands
 from torchgeo_clay.datasets.raster.dates import UNKNOWN, Acquisition, acquisition, parse_time
+from torchgeo_clay.datasets.raster.detection import FAR
 from torchgeo_clay.datasets.raster.files import SceneError, open_raster, printable
 from torchgeo_clay.datasets.raster.georeference import georeferencing, window_center, window_gsd
 from torchgeo_clay.datasets.raster.tiff import missing_bytes
 from torchgeo_clay.sensors import Sensor
 
 __all__ = ('Scene', 'scan_scene')
-
-#: Factor from which on a GSD is far from that of the training data. Sentinel-2 is also delivered at 60 m.
-_FAR = 12
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,6 @@ class Scene:
         offset: added to every valid pixel; makes them float32 if not zero.
         to_db: whether linear power is turned into 10·log10(power); makes pixels float32.
         left_out: names of the file's bands that the sensor does not have or that were not asked for.
-        described: whether bands were matched by their descriptions, not by their order.
         scaling: the file's own scale or offset as text, where it has one: never applied, only said.
         remarks: what the user should check in this file, a sentence each.
     """
@@ -69,7 +66,6 @@ class Scene:
     offset: float = 0.0
     to_db: bool = False
     left_out: tuple[str, ...] = ()
-    described: bool = True
     scaling: str = ''
     remarks: tuple[str, ...] = ()
 
@@ -212,7 +208,8 @@ def _scan(
         raise SceneError(
             f'it holds no bands itself, but {len(dataset.subdatasets)} subdatasets; convert one to GeoTIFF.'
         )
-    indexes, described = match_bands(sensor, dataset.descriptions, bands, _alpha_bands(dataset))
+    match = match_bands(sensor, file_bands(dataset, path), bands, path)
+    indexes = match.indexes
     dtypes = {dataset.dtypes[i - 1] for i in indexes}
     if any(d.startswith('complex') for d in dtypes):
         raise SceneError(
@@ -242,16 +239,24 @@ def _scan(
         offset=float(offset),
         to_db=to_db,
         left_out=tuple(dataset.descriptions[i - 1] or f'band {i}' for i in dataset.indexes if i not in indexes),
-        described=described,
         scaling=_scaling(dataset, indexes),
     )
-    remarks = (report, '' if acquired else disagreement, _far_gsd(scene, sensor))
+    order = sorted(zip(indexes, sensor.select(bands).band_names, strict=True))
+    remarks = (
+        ''
+        if match.source != 'order'
+        else f'it does not name its bands: taken as {", ".join(f"{i} {name}" for i, name in order)}; to state another '
+        'order give bands= with one name per band, or name them in the file',
+        report,
+        '' if acquired else disagreement,
+        _far_gsd(scene, sensor),
+    )
     return replace(scene, remarks=tuple(filter(None, remarks)))
 
 
 def _far_gsd(scene: Scene, sensor: Sensor) -> str:
     """What to report of a GSD far from that of the sensor's training data."""
     gsd = scene.gsd(0, 0, scene.height, scene.width)
-    if 1 / _FAR <= gsd / sensor.gsd <= _FAR:
+    if 1 / FAR <= gsd / sensor.gsd <= FAR:
         return ''
     return f"its pixels measure {gsd:.3g} m, far from {sensor.name}'s {sensor.gsd:g} m; is it this sensor?"
