@@ -1,9 +1,16 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""The floors of the house, as CONTRIBUTING.md draws it: a module imports from its own floor and those below."""
+"""The house as CONTRIBUTING.md draws it: a room imports rooms of lower floors only, and no two modules each other."""
 
 import ast
+import graphlib
+import importlib
+import pkgutil
+import subprocess
+import sys
 from pathlib import Path
+
+import torchgeo_clay
 
 FLOORS = (
     {'sensors'},
@@ -21,25 +28,66 @@ FLOORS = (
 FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}
 
 
-def imported(path: Path) -> set[str]:
-    """Parts of the package that a file imports from."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        modules = [node.module or ''] if isinstance(node, ast.ImportFrom) else []
-        modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        found |= {m.split('.')[1] for m in modules if m.startswith('torchgeo_clay.')}
-    return found
+def module_name(path: Path, package: Path) -> str:
+    """Dotted name of a file."""
+    return '.'.join(path.relative_to(package.parent).with_suffix('').parts).removesuffix('.__init__')
+
+
+def imports(package: Path) -> dict[str, set[str]]:
+    """The modules of the package that each module imports, also within functions."""
+    paths = {module_name(path, package): path for path in package.rglob('*.py')}
+    graph: dict[str, set[str]] = {}
+    for name, path in paths.items():
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            if isinstance(node, ast.ImportFrom):
+                module = node.module or ''
+                found |= {
+                    f'{module}.{alias.name}' if f'{module}.{alias.name}' in paths else module for alias in node.names
+                }
+            elif isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+        graph[name] = {module for module in found if module in paths and module != name}
+    return graph
+
+
+def room(module: str) -> str:
+    """The part of the package that a module belongs to."""
+    return module.split('.')[1] if '.' in module else ''
 
 
 def test_imports_point_downwards(repo_root: Path) -> None:
-    package = repo_root / 'torchgeo_clay'
-    files = [path for path in package.rglob('*.py') if path.parent != package or path.stem in FLOOR]
-    assert len(files) > 100
-    parts = {path: path.relative_to(package).parts[0].removesuffix('.py') for path in files}
+    graph = imports(repo_root / 'torchgeo_clay')
+    assert len(graph) > 80
     wrong = [
-        f'{path.relative_to(package)} imports {other}'
-        for path, part in parts.items()
-        for other in imported(path)
-        if FLOOR[other] > FLOOR[part]
+        f'{module} imports {other}'
+        for module, others in graph.items()
+        for other in others
+        if room(module) in FLOOR and room(other) != room(module) and FLOOR.get(room(other), 99) >= FLOOR[room(module)]
     ]
     assert wrong == []
+
+
+def test_every_room_has_a_floor(repo_root: Path) -> None:
+    folders = {path.name for path in (repo_root / 'torchgeo_clay').iterdir() if (path / '__init__.py').exists()}
+    assert folders <= FLOOR.keys()
+
+
+def test_no_modules_import_each_other(repo_root: Path) -> None:
+    """No circle of imports of any length."""
+    list(graphlib.TopologicalSorter(imports(repo_root / 'torchgeo_clay')).static_order())
+
+
+def test_public_names_are_attributes() -> None:
+    """Each name in an ``__all__`` is there, also those that are imported only when they are used."""
+    names = [m.name for m in pkgutil.walk_packages(torchgeo_clay.__path__, 'torchgeo_clay.') if m.ispkg]
+    for name in ['torchgeo_clay', *names]:
+        module = importlib.import_module(name)
+        assert [n for n in getattr(module, '__all__', ()) if not hasattr(module, n)] == []
+
+
+def test_rooms_are_attributes_after_an_import() -> None:
+    """In a process of its own, as imports of other tests would make them attributes too."""
+    program = 'import torchgeo_clay as t; print([n for n in t.__all__ if not hasattr(t, n)])'
+    output = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == '[]'

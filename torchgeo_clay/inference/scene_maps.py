@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from importlib import import_module
+from importlib.metadata import version
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ from lightning.pytorch.utilities import rank_zero_info
 from rasterio.errors import RasterioIOError
 from torch import Tensor, nn
 
-import torchgeo_clay
 from torchgeo_clay.conditioning import Conditioning
 from torchgeo_clay.datamodules.scenes import SceneDataModule, SceneLoader, Unit
 from torchgeo_clay.datasets.raster.files import open_raster
@@ -326,7 +326,7 @@ class SceneMaps(SceneOutput):
                 'SENSOR': unit.sensor,
                 'SOURCE': unit.source,
                 RUN: json.dumps({**self.run, 'scene': unit.key}),
-                'TORCHGEO_CLAY_VERSION': torchgeo_clay.__version__,
+                'TORCHGEO_CLAY_VERSION': version('torchgeo-clay'),
             }
             blender = Blender(unit.scene.height, unit.scene.width, data.chip, data.stride, data.align)
             self.open[place] = blender, MapStream(unit.scene, self.paths[unit.source], self.style, tags)
