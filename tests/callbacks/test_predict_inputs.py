@@ -22,7 +22,7 @@ from rasterio.transform import from_origin
 
 from torchgeo_clay.callbacks import EmbeddingWriter, RasterWriter
 from torchgeo_clay.datamodules import SceneDataModule
-from torchgeo_clay.datasets import ClayEmbeddings
+from torchgeo_clay.datasets import ClayEmbeddings, SceneError
 from torchgeo_clay.tasks import ClayEmbedding, ClaySemanticSegmentation
 from torchgeo_clay.writers import OutputError
 
@@ -206,3 +206,23 @@ def test_a_shell_sees_the_exit_code(tmp_path: Path, repo_root: Path) -> None:
     assert 'SkippedScenesError: 1 files could not be used' in ended.stderr
     assert 'broken.tif: not readable as a raster' in ended.stderr
     assert len(gpd.read_parquet(tmp_path / 'out/e.parquet')) == 4
+
+
+def test_what_is_no_scene_is_no_failure(task: ClayEmbedding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Globs and the home folder are expanded; a scene through a link counts once; own results are no scenes."""
+    monkeypatch.setenv('HOME', str(tmp_path))
+    scene = write_scene(tmp_path / 'in/a.tif')
+    (tmp_path / 'in/link.tif').symlink_to(scene)
+    for name in ('a.tfw', 'notes.txt', 'item.json'):
+        (tmp_path / 'in' / name).write_text('')
+    for paths in (['~/in'], [tmp_path / 'in/*.tif'], ['~/in/?.tif', tmp_path / 'in']):
+        run(task, paths, EmbeddingWriter(str(tmp_path / 'in/e.parquet')))  # whose pictures lie among the scenes
+        assert set(gpd.read_parquet(tmp_path / 'in/e.parquet')['source']) == {str(scene)}
+
+
+def test_a_link_that_leads_nowhere_is_skipped_alone(task: ClayEmbedding, tmp_path: Path) -> None:
+    scene = write_scene(tmp_path / 'in/a.tif')
+    (tmp_path / 'in/b.tif').symlink_to(tmp_path / 'nowhere.tif')
+    with pytest.raises(SceneError, match=r'(?s)1 files could not be used.*b\.tif'):
+        run(task, [tmp_path / 'in'], EmbeddingWriter(str(tmp_path / 'e.parquet'), quicklooks=False))
+    assert set(gpd.read_parquet(tmp_path / 'e.parquet')['source']) == {str(scene)}

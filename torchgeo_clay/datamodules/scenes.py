@@ -31,7 +31,6 @@ from torchgeo_clay.datasets.raster.files import list_rasters
 from torchgeo_clay.datasets.raster.scanning import scan_scenes
 from torchgeo_clay.datasets.raster.windows import PATCH, check_windows, windows
 from torchgeo_clay.sensors import Sensor, get_sensor
-from torchgeo_clay.sensors.normalization import SensorNormalization, normalize
 
 __all__ = ('ChipBatches', 'SceneDataModule', 'SceneLoader', 'Unit')
 
@@ -147,7 +146,6 @@ class SceneDataModule(BaseDataModule):
         check_precision(getattr(self.trainer, 'precision', None))
         self.rasters, self.skipped = self._find()
         self.units = [unit for raster in self.rasters.values() for unit in self._cut(raster)]
-        self._normalization = SensorNormalization(self.selected)
         for raster in self.rasters.values():
             small = [s.path for s in raster.scenes if min(s.height, s.width) < self.chip]
             chips = sum(len(u.corners) for u in self.units if u.sensor == raster.sensor.name)
@@ -215,9 +213,8 @@ class SceneDataModule(BaseDataModule):
             batch: as :meth:`on_before_batch_transfer`.
             dataloader_idx: ignored.
         """
-        name, image = batch['sensor'], batch['image']
-        image = normalize(image, batch['valid'], *self._normalization.statistics(name, image.device))
-        return {**batch, 'image': image, 'selection': self._normalization.sensors[name]}
+        sensor = self.rasters[batch['sensor']].sensor
+        return {**batch, 'image': sensor.normalize(batch['image'], batch['valid']), 'selection': sensor}
 
     def teardown(self, stage: str) -> None:
         """Close the files.

@@ -409,7 +409,7 @@ def map_paths(out: Path, inputs: Sequence[str], sources: Sequence[str]) -> dict[
             raise ValueError(f'out: expected another file than the scene, got {out} for both.')
         return {sources[0]: out}
     where = out.resolve()
-    folders = [Path(path).resolve() for path in inputs if os.path.isdir(path)]
+    folders = [Path(path).resolve() for path in map(os.path.expanduser, inputs) if os.path.isdir(path)]
     parents = {Path(source).resolve().parent for source in sources if os.path.exists(source)}
     for path in [*folders, *sorted(parents)]:
         if path == where or (path in folders and path in where.parents):
