@@ -27,7 +27,7 @@ from torchgeo_clay.conditioning import check_batch
 from torchgeo_clay.datamodules.arguments import check_at_least, check_precision
 from torchgeo_clay.datasets import Scene, SceneError, SensorRaster, scan_scene
 from torchgeo_clay.datasets.raster.detection import detect_sensor
-from torchgeo_clay.datasets.raster.files import list_rasters
+from torchgeo_clay.datasets.raster.files import list_rasters, printable
 from torchgeo_clay.datasets.raster.scanning import scan_scenes
 from torchgeo_clay.datasets.raster.windows import PATCH, check_windows, windows
 from torchgeo_clay.sensors import Sensor, get_sensor
@@ -166,7 +166,8 @@ class SceneDataModule(BaseDataModule):
             try:
                 by_sensor.setdefault(self.sensor or detect_sensor(file), []).append(file)
             except SceneError as error:
-                skipped.append((file, str(error).removeprefix(f'{file}: ')))
+                name = printable(file)
+                skipped.append((name, str(error).removeprefix(f'{name}: ')))
         found: dict[str, SensorRaster] = {}
         reading = dict(self.reading)  # a copy, so that jsonargparse offers the options of scan_scene alone
         for sensor, files in sorted(by_sensor.items(), key=lambda item: item[0].name):

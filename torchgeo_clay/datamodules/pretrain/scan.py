@@ -22,7 +22,7 @@ from torchgeo_clay.datamodules.pretrain.regions import READ_ERRORS, PatchSource,
 from torchgeo_clay.datamodules.pretrain.teacher_targets import ChipTargets
 from torchgeo_clay.datasets import ClayChips, SceneError, SensorRaster
 from torchgeo_clay.datasets.chips import chip_shape
-from torchgeo_clay.datasets.raster.files import is_beside
+from torchgeo_clay.datasets.raster.files import is_beside, printable
 from torchgeo_clay.sensors import Sensor, get_sensor
 
 __all__ = ('SENSOR_FILE', 'ChipScenes', 'ScannedFolder', 'SensorFolder', 'find_folders', 'scan_folder')
@@ -182,7 +182,8 @@ class ScannedFolder:
 
     def skip(self, path: str | Path, reason: object) -> None:
         """Note a file that is not used, and why."""
-        self.skipped.append((str(path), str(reason).removeprefix(f'{path}: ')))
+        name = printable(path)
+        self.skipped.append((name, str(reason).removeprefix(f'{name}: ')))
 
     def summary(self) -> str:
         """One line: scenes, chips, bands, GSD and dates."""

@@ -106,6 +106,8 @@ def sensor_of(dataset: DatasetReader, path: str | os.PathLike[str]) -> Sensor:
         return _incomplete(next(iter(named)), file)
     labels = ', '.join(b.name or (f'{b.wavelength:g} µm' if b.wavelength > 0 else '(unnamed)') for b in file)
     fitting = [f'candidates: {", ".join(s.name for s in best)}'] if best else []
+    if not best and {'red', 'green', 'blue'} <= {b.color for b in file}:
+        fitting = ['an aerial image of 8-bit red, green and blue is read with sensor=linz']
     raise SceneError(
         f'its sensor cannot be determined from its tags ({product_text(dataset.tags(), path)[0] or "none"}), its name '
         f'and its bands ({labels}); {"; ".join([*fitting, *excluded, "give sensor="])}, or put it into a folder named '
