@@ -12,7 +12,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePath
 
@@ -173,6 +173,8 @@ _IN_NAME = tuple(
 _OLD_SENTINEL_2 = re.compile(r'^S2[ABC]_OPER_(?:.*_V(?=\d{8}T)|.*$)', re.IGNORECASE)
 # Products whose second date is that of processing.
 _PROCESSED = re.compile(r'L[COTEM]\d\d_|m_\d{7}_', re.IGNORECASE)
+# Composites of MODIS that are named for the first of eight days.
+_EIGHT_DAYS = re.compile(r'M[OY]D09[AQ]1', re.IGNORECASE)
 _BETWEEN = re.compile(r'[-_. ]+(?:to[-_. ]+)?', re.IGNORECASE)
 # Folders that are a product: their names date the files in them.
 _PRODUCT = re.compile(r'S[123][A-D]_|L[COTEM]\d\d_|HLS\.|M[OCY]D\d', re.IGNORECASE)
@@ -199,6 +201,8 @@ def _from_text(name: str) -> Acquisition:
     if not dates:
         return UNKNOWN
     match, first = dates[0]
+    if _EIGHT_DAYS.match(name):
+        return _interval(first, replace(first, start=first.start + 7 * _DAY, stop=first.stop + 7 * _DAY))
     for other, last in dates[1:]:
         between = name[match.end() : other.start()]
         if first.has_hour or last.has_hour or _PROCESSED.match(name) or not _BETWEEN.fullmatch(between):

@@ -56,13 +56,7 @@ def footprint_wgs84(
     Straight edges of a projection are not straight in degrees: points are added along them where they would be off by
     more than a twentieth of a pixel.
 
-    Args:
-        crs: of the scene; None for unknown.
-        transform: from (column, row) to the CRS.
-        row: first row of the window.
-        col: first column of the window.
-        height: rows of the window.
-        width: columns of the window.
+    Args: as :func:`torchgeo_clay.datasets.raster.georeference.window_center`.
 
     Returns:
         A polygon in degrees WGS84; two or more if the window crosses the antimeridian; an empty one if the place is
