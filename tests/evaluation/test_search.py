@@ -13,52 +13,11 @@ import torch
 from shapely import Point
 from sklearn.neighbors import NearestNeighbors
 
-from torchgeo_clay.evaluation import as_embeddings, nearest_neighbors, similar
+from torchgeo_clay.evaluation import as_embeddings, similar
 from torchgeo_clay.writers import Rows, embedding_table, write_geoparquet
 
 RNG = np.random.default_rng(0)
 TABLE = RNG.normal(size=(60, 5))
-SCENES = np.repeat(np.arange(6), 10)
-
-
-def test_neighbors_are_those_of_scikit_learn():
-    distances, indices = NearestNeighbors(n_neighbors=6, metric='cosine').fit(TABLE).kneighbors(TABLE)
-    found = nearest_neighbors(TABLE, range(60), k=5)
-    np.testing.assert_array_equal(found.indices, indices[:, 1:])
-    np.testing.assert_allclose(found.cosines, 1 - distances[:, 1:], atol=1e-12)
-    vectors = nearest_neighbors(TABLE, torch.from_numpy(TABLE), k=6)  # that happen to be in the table: near themselves
-    np.testing.assert_array_equal(vectors.indices, indices)
-
-
-def test_neighbors_of_a_row_may_have_to_be_of_other_scenes():
-    found = nearest_neighbors(TABLE, [3, 25], k=50, groups=SCENES)
-    for row, scene in zip(found.indices, (0, 2), strict=True):
-        assert sorted(row) == np.flatnonzero(scene != SCENES).tolist()
-
-
-def test_more_queries_than_are_held_at_once_change_nothing():
-    table = RNG.normal(size=(600, 4))
-    whole = nearest_neighbors(table, range(600), k=3).indices
-    np.testing.assert_array_equal(whole[500], nearest_neighbors(table, [500], k=3).indices[0])
-
-
-@pytest.mark.parametrize(
-    ('arguments', 'said'),
-    [
-        ({'queries': [60]}, '0 to 59'),
-        ({'queries': [-1]}, '0 to 59'),
-        ({'queries': []}, '0 to 59'),
-        ({'queries': [0.5]}, '0 to 59'),
-        ({'queries': np.ones((1, 4))}, 'width of 5'),
-        ({'queries': [0], 'k': 60}, 'expected 1 to 59'),
-        ({'queries': [0], 'k': 0}, 'expected 1 to 59'),
-        ({'queries': [0], 'k': 51, 'groups': SCENES}, 'expected 1 to 50'),
-        ({'queries': [0], 'groups': SCENES[:-1]}, r'groups: expected one per embedding, \(60,\)'),
-    ],
-)
-def test_queries_that_can_not_be_answered(arguments, said):
-    with pytest.raises(ValueError, match=said):
-        nearest_neighbors(TABLE, **arguments)
 
 
 def write_table(path: Path, scene: Path, embedding: np.ndarray, precision: Any = 'float32') -> Path:
@@ -71,7 +30,7 @@ def write_table(path: Path, scene: Path, embedding: np.ndarray, precision: Any =
         time=np.full(n, np.nan),
         sensor=['naip'] * n,
         gsd=np.ones(n, np.float32),
-        source=[str(scene)] * n,
+        source=[f'{scene}{i % 4}' for i in range(n)],
         row=row,
         col=col,
         valid=np.ones(n, np.float32),
@@ -106,11 +65,16 @@ class TestSimilar:
         for to in (TABLE[6], torch.from_numpy(TABLE[6:7]), table.iloc[6], table.iloc[[6]]):  # near itself
             assert similar(table, to=to, top=6).index.tolist() == indices.tolist()
         assert len(similar(table, to=0, top=99)) == 15
+        others = similar(table, to=6, top=99, other_scenes=True)
+        expected = [i for i in similar(table, to=6, top=99).index if i % 4 != 2]
+        assert others.index.tolist() == expected
 
     def test_several_rows_count_alike(self, table: gpd.GeoDataFrame) -> None:
         unit = TABLE[:16] / np.linalg.norm(TABLE[:16], axis=1, keepdims=True)
         expected = unit @ (mean := unit[[2, 9, 5]].mean(axis=0)) / np.linalg.norm(mean)
         found = similar(table, to=TABLE[[2, 9, 5]] * [[1], [100], [3]], top=16)
+        rest = similar(table, to=[2, 9, 5], top=16)
+        assert rest.index.tolist() == [i for i in found.index if i not in (2, 9, 5)]
         assert found.index.tolist() == np.argsort(-expected).tolist()
         np.testing.assert_allclose(found['cosine'], np.sort(expected)[::-1], atol=1e-6)
 

@@ -28,23 +28,14 @@ class SceneWriter(Callback, ABC):
     """Passes predictions of :class:`~torchgeo_clay.datamodules.SceneDataModule`'s chips to an output."""
 
     def __init__(self, out: str, overwrite: bool, on_skipped: OnSkipped) -> None:
-        """Initialize a new SceneWriter instance.
-
-        Args:
-            out: where to write.
-            overwrite: whether files of another run are replaced.
-            on_skipped: whether scenes that can't be used are an error, after all others are written.
-
-        Raises:
-            ValueError: for another ``on_skipped``.
-        """
+        """Initialize a new SceneWriter instance; arguments as those of its subclasses."""
         if on_skipped not in ('raise', 'warn'):
             raise ValueError(f"on_skipped: expected 'raise' or 'warn', got {on_skipped!r}.")
         self.out, self.overwrite, self.on_skipped = out, overwrite, on_skipped
         self.output: SceneOutput | None = None
 
     @abstractmethod
-    def make_output(self, trainer: Trainer, pl_module: LightningModule, loader: SceneLoader) -> SceneOutput:
+    def make_output(self, trainer: Trainer, pl_module: Any, loader: SceneLoader) -> SceneOutput:
         """Return the output of a loader's predictions."""
 
     def written(self) -> None:
@@ -52,10 +43,6 @@ class SceneWriter(Callback, ABC):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find what is done already: the weights are loaded and nothing is read yet.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the task.
 
         Raises:
             ValueError: for another datamodule, or a task or datamodule that do not fit this output.
@@ -80,16 +67,7 @@ class SceneWriter(Callback, ABC):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Write the units that are complete, and show chips per second beside the progress bar.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the task.
-            outputs: of the task.
-            batch: of :class:`~torchgeo_clay.datamodules.SceneDataModule`.
-            batch_idx: ignored.
-            dataloader_idx: ignored.
-        """
+        """Write the units that are complete, and show chips per second beside the progress bar."""
         assert self.output is not None
         self.output.add(outputs, batch)
         bar = trainer.progress_bar_callback
@@ -97,23 +75,12 @@ class SceneWriter(Callback, ABC):
             bar.predict_progress_bar.set_postfix_str(f'{self.output.rate:.1f} chips/s')
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave no file that is not complete.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the task.
-            exception: ignored.
-        """
+        """Leave no file that is not complete."""
         if self.output is not None:
             self.output.close()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Finish the files, and report the scenes that could not be used.
-
-        Args:
-            trainer: the trainer.
-            pl_module: the task.
-            stage: ignored.
 
         Raises:
             SkippedScenesError: if scenes could not be used, unless ``on_skipped='warn'``.
@@ -174,17 +141,8 @@ class EmbeddingWriter(SceneWriter):
         PartStore(out, {})  # raises for a wrong suffix
         self.precision, self.quicklooks, self.patch_cogs = precision, quicklooks, patch_cogs
 
-    def make_output(self, trainer: Trainer, pl_module: LightningModule, loader: SceneLoader) -> SceneOutput:
-        """Return the table.
-
-        Args:
-            trainer: ignored.
-            pl_module: the task.
-            loader: whose chips are embedded.
-
-        Raises:
-            ValueError: for rasters of patches without patches.
-        """
+    def make_output(self, trainer: Trainer, pl_module: Any, loader: SceneLoader) -> SceneOutput:
+        """Return the table; raise for rasters of patches without patches."""
         if self.patch_cogs and pl_module.hparams['pooling'] != 'patches':
             raise ValueError(
                 f'patch_cogs need every patch: give the task pooling: patches, not {pl_module.hparams["pooling"]!r}.'
@@ -245,14 +203,8 @@ class RasterWriter(SceneWriter):
         given = [(red, green, blue) for red, green, blue in colors or ()]
         self.style = MapStyle(probabilities=probabilities, classes=classes or (), colors=given, threshold=threshold)
 
-    def make_output(self, trainer: Trainer, pl_module: LightningModule, loader: SceneLoader) -> SceneOutput:
-        """Return the maps.
-
-        Args:
-            trainer: whose ``ckpt_path`` says whether the task is trained.
-            pl_module: the task.
-            loader: whose windows are mapped.
-        """
+    def make_output(self, trainer: Trainer, pl_module: Any, loader: SceneLoader) -> SceneOutput:
+        """Return the maps; the trainer's ``ckpt_path`` says whether the task is trained."""
         return SceneMaps(
             loader,
             pl_module,

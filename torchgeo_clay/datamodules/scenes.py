@@ -135,14 +135,7 @@ class SceneDataModule(BaseDataModule):
         return {name: raster.sensor for name, raster in self.rasters.items()}
 
     def setup(self, stage: str) -> None:
-        """Find the scenes, cut them into units, and log what was found.
-
-        Args:
-            stage: ``predict``.
-
-        Raises:
-            ValueError: if no scene is left.
-        """
+        """Find the scenes, cut them into units, and log what was found; raise if no scene is left."""
         check_precision(getattr(self.trainer, 'precision', None))
         self.rasters, self.skipped = self._find()
         self.units = [unit for raster in self.rasters.values() for unit in self._cut(raster)]
@@ -197,32 +190,18 @@ class SceneDataModule(BaseDataModule):
         return SceneLoader(self)
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Check a batch's values while they are on the host.
-
-        Args:
-            batch: of :class:`ChipBatches`.
-            dataloader_idx: ignored.
-        """
+        """Check a batch's values while they are on the host."""
         if batch['unit']:
             check_batch(batch)
         return batch
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Normalize on the device, and add ``selection``, the sensor whose bands are the channels.
-
-        Args:
-            batch: as :meth:`on_before_batch_transfer`.
-            dataloader_idx: ignored.
-        """
+        """Normalize on the device, and add ``selection``, the sensor whose bands are the channels."""
         sensor = self.rasters[batch['sensor']].sensor
         return {**batch, 'image': sensor.normalize(batch['image'], batch['valid']), 'selection': sensor}
 
     def teardown(self, stage: str) -> None:
-        """Close the files.
-
-        Args:
-            stage: ignored.
-        """
+        """Close the files."""
         for raster in self.rasters.values():
             raster.close()
 
@@ -248,11 +227,7 @@ class SceneLoader:
     """
 
     def __init__(self, data: SceneDataModule) -> None:
-        """Initialize a new SceneLoader instance.
-
-        Args:
-            data: the datamodule, set up.
-        """
+        """Initialize a new SceneLoader instance for a datamodule that is set up."""
         trainer = data.trainer
         rank, world = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
         self.data, self.units = data, data.units[rank::world]
@@ -266,11 +241,7 @@ class SceneLoader:
         self.batches: npt.NDArray[np.int64] = np.concatenate(batches)
 
     def skip(self, done: Collection[str]) -> None:
-        """Skip units. The others stay in the same batches, as sums are rounded differently in batches of other sizes.
-
-        Args:
-            done: their keys.
-        """
+        """Skip units by their keys. The others stay in the same batches, as rounding depends on a batch's size."""
         waiting = np.cumsum([0, *(0 if unit.key in done else len(unit.corners) for unit in self.units)])
         before = np.interp(self.batches, [0, *self.ends], waiting)  # windows to compute before each batch's two ends
         self.batches = self.batches[before[:, 1] > before[:, 0]]
@@ -299,11 +270,7 @@ class ChipBatches(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, loader: SceneLoader) -> None:
-        """Initialize a new ChipBatches instance.
-
-        Args:
-            loader: whose batches are read.
-        """
+        """Initialize a new ChipBatches instance for the batches of a loader."""
         self.rasters, self.chip = loader.data.rasters, loader.data.chip
         self.units, self.ends, self.batches = loader.units, loader.ends, loader.batches
 
@@ -312,11 +279,7 @@ class ChipBatches(Dataset[dict[str, Any]]):
         return len(self.batches)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Read a batch.
-
-        Args:
-            index: of the batch.
-        """
+        """Read a batch."""
         samples: list[dict[str, Any]] = []
         batch: dict[str, Any] = {'unit': [], 'corner': [], 'empty': [], 'failed': []}
         for window in range(*self.batches[index].tolist()):

@@ -5,17 +5,15 @@
 from torchgeo_clay.evaluation.collapse import CollapseFigures, collapse_figures, effective_rank
 from torchgeo_clay.evaluation.inputs import as_embeddings
 from torchgeo_clay.evaluation.probes import ProbeResult, knn_probe, logistic_probe
-from torchgeo_clay.evaluation.search import Neighbors, nearest_neighbors, similar
+from torchgeo_clay.evaluation.search import similar
 
 __all__ = (
     'CollapseFigures',
-    'Neighbors',
     'ProbeResult',
     'as_embeddings',
     'collapse_figures',
     'effective_rank',
     'knn_probe',
     'logistic_probe',
-    'nearest_neighbors',
     'similar',
 )

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,18 +38,6 @@ class ProbeResult:
     prediction: npt.NDArray[Any]
 
 
-class _Classifier(Protocol):
-    """The interface of scikit-learn's classifiers."""
-
-    def fit(self, x: Any, y: Any) -> Any:
-        """Fit."""
-        ...
-
-    def predict(self, x: Any) -> Any:
-        """Predict."""
-        ...
-
-
 def _pair(
     train: Embeddings, train_labels: Labels, test: Embeddings, test_labels: Labels
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
@@ -65,7 +53,7 @@ def _pair(
     )
 
 
-def _result(model: _Classifier, known: Any, classes: Any, asked: Any, truth: Any) -> ProbeResult:
+def _result(model: Any, known: Any, classes: Any, asked: Any, truth: Any) -> ProbeResult:
     """Fit, predict, score."""
     model.fit(known, classes)
     prediction = np.asarray(model.predict(asked))

@@ -108,17 +108,7 @@ def embed(
 
 
 class Window(NamedTuple):
-    """A row of the table.
-
-    Attributes:
-        embedding: (D,).
-        row: first row in the scene.
-        col: first column.
-        size: pixels per side.
-        valid: share of its pixels with data.
-        time: seconds UTC.
-        gsd: meters per pixel.
-    """
+    """A row of the table: ``size`` in pixels per side, ``valid`` the share with data, ``time`` in seconds UTC."""
 
     embedding: npt.NDArray[np.float32]
     row: int
@@ -148,9 +138,6 @@ class EmbeddingTable(SceneOutput):
             out: the file, which ends in ``.parquet``.
             precision: of the embeddings.
             overwrite: whether a file or parts of another run are replaced.
-
-        Raises:
-            ValueError: for chips whose patches lie on no common grid where every patch is wanted.
         """
         super().__init__(loader)
         pooling = task.hparams['pooling']
@@ -172,22 +159,13 @@ class EmbeddingTable(SceneOutput):
         self.is_complete = False
 
     def begin(self) -> set[str]:
-        """Prepare the folder of parts; see :meth:`~torchgeo_clay.writers.PartStore.begin`.
-
-        Raises:
-            OutputError: if another table is there, or the folder can't be written to.
-        """
+        """Prepare the folder of parts; see :meth:`~torchgeo_clay.writers.PartStore.begin`."""
         keys = [unit.key for unit in self.data.units]
         self.is_complete = self.store.begin(keys, overwrite=self.overwrite)
         return set(keys) if self.is_complete else self.store.done()
 
     def take(self, outputs: Tensor, batch: Mapping[str, Any]) -> None:
-        """Keep a batch's embeddings until their units are complete.
-
-        Args:
-            outputs: (B, D), or (B, h, w, D).
-            batch: the batch.
-        """
+        """Keep embeddings (B, D) or (B, h, w, D) until their units are complete."""
         values = outputs.float().cpu().numpy()
         valid = batch['valid'].float()
         share = (F.avg_pool2d(valid, PATCH)[:, 0] if values.ndim == 4 else valid.mean((1, 2, 3))).cpu().numpy()
@@ -214,29 +192,16 @@ class EmbeddingTable(SceneOutput):
         return [(y, x) for y in spans[0] for x in spans[1]]
 
     def complete(self, place: int) -> None:
-        """Write a unit.
-
-        Args:
-            place: position of the unit.
-        """
+        """Write a unit."""
         unit = self.loader.units[place]
         self.store.write(unit.key, embedding_table(_rows(self.windows.pop(place, []), unit), self.precision))
 
     def drop(self, place: int) -> None:
-        """Forget a unit.
-
-        Args:
-            place: position of the unit.
-        """
+        """Forget a unit."""
         self.windows.pop(place, None)
 
     def finish(self, failed: Mapping[str, str], missing: int) -> dict[str, str]:
-        """Make one file of all parts.
-
-        Args:
-            failed: path → reason, of all processes.
-            missing: units that are still to be computed.
-        """
+        """Make one file of all parts."""
         if self.is_complete:
             return {**failed, **read_metadata(self.store.path)['failed']}
         parts = {unit.key: unit.source for unit in self.data.units}

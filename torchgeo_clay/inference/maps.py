@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -67,14 +66,7 @@ class MapStyle:
         return answer.sigmoid() if answer.shape[1] == 1 else answer.softmax(1)
 
     def check_channels(self, channels: int) -> None:
-        """Raise if a model's channels are not the classes or bands named.
-
-        Args:
-            channels: K.
-
-        Raises:
-            ValueError: naming both.
-        """
+        """Raise if a model's K channels are not the classes or bands named."""
         given, expected = (self.names, channels) if self.kind == 'values' else (self.classes, max(channels, 2))
         if given and len(given) != expected:
             raise ValueError(
@@ -86,11 +78,7 @@ class MapStyle:
 
 
 def probabilities_path(out: Path) -> Path:
-    """Return the path of the probabilities of a map.
-
-    Args:
-        out: the map.
-    """
+    """Return the path of the probabilities of a map."""
     return out.with_name(f'{out.stem}_probabilities{out.suffix}')
 
 
@@ -100,7 +88,7 @@ class MapStream:
     A map that can't be finished leaves no file. The map is renamed last, so where it exists, its probabilities do.
     """
 
-    def __init__(self, scene: Scene, out: Path, style: MapStyle, tags: dict[str, str] | None = None) -> None:
+    def __init__(self, scene: Scene, out: Path, style: MapStyle, tags: dict[str, str]) -> None:
         """Initialize a new MapStream instance; nothing is written before the first rows.
 
         Args:
@@ -109,26 +97,12 @@ class MapStream:
             style: what it shows.
             tags: text to write beside the pixels.
         """
-        self.scene, self.out, self.style, self.tags = scene, out, style, tags or {}
+        self.scene, self.out, self.style, self.tags = scene, out, style, tags
         self._stack = ExitStack()
         self._outputs: list[tuple[CogStream, npt.NDArray[Any], Convert]] = []
 
-    def __enter__(self) -> MapStream:
-        """Return the stream."""
-        return self
-
     def write(self, row: int, values: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]) -> None:
-        """Write a block of rows; rows in no block have no data.
-
-        Args:
-            row: its first row.
-            values: (K, H, W), probabilities or values.
-            valid: (H, W).
-
-        Raises:
-            ValueError: if the channels do not fit the style.
-            OutputError: if a file can't be written.
-        """
+        """Write a block of rows (K, H, W), valid (H, W), that begins at a row; rows in no block have no data."""
         if not self._outputs:
             self.style.check_channels(len(values))
             self._outputs = [
@@ -138,20 +112,9 @@ class MapStream:
         for stream, nodata, convert in self._outputs:
             stream.write(row, np.where(valid, convert(values), nodata))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Make the COGs, unless there was an exception.
-
-        Raises:
-            ValueError: if there were no rows.
-            OutputError: if a file can't be written.
-        """
-        if kind is None and not self._outputs:
-            raise ValueError(
-                f'{self.scene.path}: no pixel holds data, so there is nothing to map. Is its nodata value right?'
-            )
-        self._stack.__exit__(kind, error, trace)
+    def finish(self) -> None:
+        """Make the COGs."""
+        self._stack.close()
 
     def drop(self) -> None:
         """Remove what was written."""

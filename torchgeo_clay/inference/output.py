@@ -74,11 +74,7 @@ class SceneOutput(ABC):
     """
 
     def __init__(self, loader: SceneLoader) -> None:
-        """Initialize a new SceneOutput instance; nothing is written yet.
-
-        Args:
-            loader: of a :class:`~torchgeo_clay.datamodules.SceneDataModule`.
-        """
+        """Initialize a new SceneOutput instance; nothing is written yet."""
         self.loader, self.data = loader, loader.data
         self.pending: dict[int, int] = {}
         self.failed = dict(self.data.skipped)
@@ -90,11 +86,7 @@ class SceneOutput(ABC):
         """Check the output folder, and return the keys of the units that are there already."""
 
     def start(self, done: set[str]) -> None:
-        """Skip units.
-
-        Args:
-            done: their keys, as :meth:`begin` returned them.
-        """
+        """Skip the units that :meth:`begin` returned."""
         if done:
             rank_zero_info(f'{len(done)} of {len(self.data.units)} parts are there already and not computed again.')
         self.loader.skip(done)
@@ -119,8 +111,8 @@ class SceneOutput(ABC):
             if place in self.pending:  # else done in an earlier run, or unreadable
                 self.pending[place] -= 1
                 if not self.pending[place]:
-                    del self.pending[place]
                     self.complete(place)
+                    del self.pending[place]
         self.count, self.empty = self.count + len(batch['unit']), self.empty + len(batch['empty'])
 
     @abstractmethod
@@ -199,22 +191,12 @@ def predict(
 
 
 def choose_device(device: str | None) -> torch.device:
-    """Return a device by name; None for a GPU if there is one.
-
-    Args:
-        device: as PyTorch names it.
-    """
+    """Return a device by PyTorch's name; for None a GPU if there is one."""
     return torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
 
 
 def transferred(data: LightningDataModule, batch: Any, device: torch.device) -> Any:
-    """Pass a batch through the datamodule's hooks, in Lightning's order.
-
-    Args:
-        data: the datamodule. Without a trainer, TorchGeo's augment nothing.
-        batch: of one of its loaders.
-        device: where to put it.
-    """
+    """Pass a batch through the datamodule's hooks, in Lightning's order; without a trainer none augments."""
     batch = data.on_before_batch_transfer(batch, 0)
     return data.on_after_batch_transfer(data.transfer_batch_to_device(batch, device, 0), 0)
 

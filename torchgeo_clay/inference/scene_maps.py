@@ -126,7 +126,7 @@ def map_scenes(
 
 def _load(path: str | os.PathLike[str]) -> LightningModule:
     """Load the task of a checkpoint."""
-    checkpoint = torch.load(path, map_location='cpu', weights_only=False, mmap=True)
+    checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
     name = checkpoint.get(LightningModule.CHECKPOINT_HYPER_PARAMS_KEY, {}).get('_class_path', '')
     module, _, kind = name.rpartition('.')
     if not module:
@@ -139,15 +139,7 @@ def _load(path: str | os.PathLike[str]) -> LightningModule:
 
 
 def style_of(model: nn.Module, style: MapStyle | None) -> MapStyle:
-    """Complete what the maps of a model show by what its task knows.
-
-    Args:
-        model: a task, or any module.
-        style: as far as it is given.
-
-    Raises:
-        ValueError: for names or colors that are not those of the task's classes.
-    """
+    """Complete a style by what the model's task knows; raise for names that are not one per class."""
     style = style or MapStyle()
     if not isinstance(model, LightningModule):
         return style
@@ -165,15 +157,7 @@ def style_of(model: nn.Module, style: MapStyle | None) -> MapStyle:
 
 
 def check_trained(model: nn.Module, loaded: bool = False) -> None:
-    """Raise for a task that was never trained.
-
-    Args:
-        model: a task, or any module, whose weights are the user's business.
-        loaded: whether a checkpoint was loaded into it.
-
-    Raises:
-        ValueError: naming the remedy.
-    """
+    """Raise for a task that was never trained. The weights of other modules are the user's business."""
     if not isinstance(model, LightningModule) or loaded:
         return
     if getattr(model, 'trained_on', None) is None and getattr(model, 'weights', False) is not False:
@@ -285,11 +269,7 @@ class SceneMaps(SceneOutput):
         return not other and len(there) == len(files)
 
     def start(self, done: set[str]) -> None:
-        """Skip units, and bound GDAL's cache while maps are written.
-
-        Args:
-            done: their keys.
-        """
+        """Skip units, and bound GDAL's cache while maps are written."""
         super().start(done)
         self.stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES))
 
@@ -299,16 +279,7 @@ class SceneMaps(SceneOutput):
         self.stack.close()
 
     def take(self, outputs: Any, batch: Mapping[str, Any]) -> None:
-        """Blend a batch's answers, and write the rows that are complete.
-
-        Args:
-            outputs: (B, K, H, W), or a dictionary that holds it as ``probabilities``, as TorchGeo's.
-            batch: the batch.
-
-        Raises:
-            ValueError: if the answer is not one of every pixel.
-            OutputError: if a map can't be written.
-        """
+        """Blend answers (B, K, H, W), or TorchGeo's dictionaries of them, and write the rows that are complete."""
         found = outputs['probabilities'] if isinstance(outputs, dict) else outputs
         values = check_answer(found, batch['image']).float().cpu().numpy()
         valid = batch['valid'][:, 0].cpu().numpy()
@@ -333,51 +304,31 @@ class SceneMaps(SceneOutput):
         return self.open[place]
 
     def complete(self, place: int) -> None:
-        """Finish a scene's map.
-
-        Args:
-            place: position of the scene's unit.
-        """
+        """Finish a scene's map."""
         if place not in self.open:
             self.failed[self.loader.units[place].source] = 'no pixel holds data. Is its nodata value right?'
             return
-        blender, stream = self.open.pop(place)
-        with stream:
-            for rows in blender.finish():
-                stream.write(*rows)
+        blender, stream = self.open[place]
+        for rows in blender.finish():
+            stream.write(*rows)
+        stream.finish()
+        del self.open[place]
         self.maps += 1
 
     def drop(self, place: int) -> None:
-        """Remove a map that is not finished.
-
-        Args:
-            place: position of the scene's unit.
-        """
+        """Remove a map that is not finished."""
         if place in self.open:
             self.open.pop(place)[1].drop()
 
     def finish(self, failed: Mapping[str, str], missing: int) -> dict[str, str]:
-        """Log what was done.
-
-        Args:
-            failed: path → reason, of all processes.
-            missing: maps that are still to be made.
-        """
+        """Log what was done."""
         more = f' {missing} maps are missing: run again to continue.' if missing else ''
         rank_zero_info(f'{self.maps} maps: {self.summary}.{more}')
         return dict(failed)
 
 
 def check_answer(answer: Any, images: Tensor) -> Tensor:
-    """Return a model's answer as (B, K, H, W).
-
-    Args:
-        answer: (B, K, H, W) or (B, H, W).
-        images: (B, C, H, W) that it is for.
-
-    Raises:
-        ValueError: for any other shape.
-    """
+    """Return a model's answer (B, K, H, W) or (B, H, W) for images (B, C, H, W) as (B, K, H, W)."""
     if isinstance(answer, Tensor) and answer.ndim == 3:
         answer = answer[:, None]
     expected = images.shape[0], *images.shape[2:]
@@ -395,12 +346,8 @@ def map_paths(out: Path, inputs: Sequence[str], sources: Sequence[str]) -> dict[
 
     Args:
         out: the folder of the maps, or the map of one scene.
-        inputs: files, folders and URLs of scenes, as given.
+        inputs: as given by the user; a folder of scenes is refused, where maps would replace scenes or become some.
         sources: the scenes found there.
-
-    Raises:
-        ValueError: for a folder of scenes (maps would replace them, or be scenes of the next run), or one file for
-            several scenes.
     """
     if out.suffix.lower() in ('.tif', '.tiff'):
         if len(sources) != 1:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -37,7 +38,7 @@ class ClayEmbedding(BaseTask):
     def __init__(
         self,
         model: str = 'clay_large_patch8',
-        weights: bool | str | None = None,
+        weights: bool | str | os.PathLike[str] | None = None,
         pooling: Pooling = 'class',
         latlon_order: LatLonOrder = 'latlon',
         compile: bool = False,

@@ -105,18 +105,6 @@ def embedding_table(rows: Rows, precision: Precision = 'float32') -> pa.Table:
     return pa.table(columns)
 
 
-def _bounds(geometry: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Return xmin, ymin, xmax, ymax (N, 4); xmin > xmax where a footprint is cut at the antimeridian, by GeoParquet."""
-    bounds: npt.NDArray[np.float64] = shapely.bounds(geometry)
-    for i in np.flatnonzero(
-        (bounds[:, 0] == -180) & (bounds[:, 2] == 180) & (shapely.get_num_geometries(geometry) > 1)
-    ):
-        parts = shapely.bounds(shapely.get_parts(geometry[i]))
-        east = parts[:, 2] == 180  # in the eastern hemisphere, where the footprint begins
-        bounds[i, 0], bounds[i, 2] = parts[east, 0].min(), parts[~east, 2].max()
-    return bounds
-
-
 def _quantized(
     embedding: npt.NDArray[np.float32], precision: Precision
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32] | None]:
@@ -131,7 +119,7 @@ def _quantized(
 
 
 def _bounds(geometry: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Bounds (N, 4); of geometries cut at the antimeridian xmin > xmax, as GeoParquet and RFC 7946 ask."""
+    """Return bounds (N, 4), with xmin > xmax where a geometry is cut at the antimeridian, as GeoParquet requires."""
     bounds: npt.NDArray[np.float64] = shapely.bounds(geometry)
     multiple = shapely.get_type_id(geometry) == shapely.GeometryType.MULTIPOLYGON
     for i in np.flatnonzero(multiple & (bounds[:, 0] == -180) & (bounds[:, 2] == 180)):
@@ -157,13 +145,13 @@ def write_geoparquet(
         tables: of :func:`embedding_table`, all of one schema.
         crs: of the geometries; None for unknown.
         metadata: written into the file as JSON, such as the model and its weights.
-        row_group: rows of a row group.
+        row_group: rows per row group.
 
     Returns:
         The number of rows.
 
     Raises:
-        ValueError: if there is no table.
+        ValueError: if there is no row.
         OutputError: if the file can't be written.
     """
     seen: tuple[set[str], list[npt.NDArray[np.float64]]] = set(), []

@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from rasterio import Affine
@@ -19,18 +19,8 @@ from torchgeo_clay.writers.geoparquet import embedding_batches, read_metadata
 __all__ = ('write_patch_cogs',)
 
 
-class _Scene(Protocol):
-    """The attributes needed of a :class:`torchgeo_clay.datasets.Scene`."""
-
-    path: Any
-    height: Any
-    width: Any
-    crs: Any
-    transform: Any
-
-
 def write_patch_cogs(
-    folder: str | os.PathLike[str], table: str | os.PathLike[str], scenes: Sequence[_Scene], patch_size: int = 8
+    folder: str | os.PathLike[str], table: str | os.PathLike[str], scenes: Sequence[Any], patch_size: int = 8
 ) -> list[Path]:
     """Write the embeddings of each scene's patches as a COG of one pixel per patch.
 
@@ -39,7 +29,7 @@ def write_patch_cogs(
     Args:
         folder: of the COGs, ``NAME_i.tif`` for the ith scene; those that are there are replaced.
         table: embeddings of every patch, of :func:`torchgeo_clay.writers.write_geoparquet`.
-        scenes: the scenes; those that are not in the table are skipped.
+        scenes: of :class:`torchgeo_clay.datasets.Scene`; those that are not in the table are skipped.
         patch_size: pixels per side of a patch.
 
     Returns:
@@ -56,7 +46,7 @@ def write_patch_cogs(
     return [path for path, scene in zip(paths, scenes, strict=True) if _write(path, table, scene, patch_size)]
 
 
-def _write(path: Path, table: str | os.PathLike[str], scene: _Scene, p: int) -> bool:
+def _write(path: Path, table: str | os.PathLike[str], scene: Any, p: int) -> bool:
     """Write a scene's patches; return whether there are any."""
     h, w, t = -(-scene.height // p), -(-scene.width // p), scene.transform
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.stem}.') as scratch:
