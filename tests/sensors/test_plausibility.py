@@ -2,6 +2,7 @@
 
 """Units: silence on right acquisitions, a message with the remedy on wrong ones."""
 
+import re
 import warnings
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def test_reflectance_in_place_of_digital_numbers(real_data: Path) -> None:
         image, sensor, _ = read(path, S2.name)
         assert 'Is it reflectance from 0 to 1?' in (check_units(image / 10000, sensor) or ''), path.name
     image, sensor, _ = read(next(real_data.glob('naip/*.tif')), 'naip')
-    assert 'such as 255 times it' in (check_units(image / 255, sensor) or '')
+    assert 'scale=255' in (check_units(image / 255, sensor) or '')
 
 
 @pytest.mark.real_data
@@ -77,9 +78,19 @@ def test_offset_of_the_60_m_scene(real_data: Path) -> None:
     assert message is not None
     assert 'offset=-1000' in message
     assert check_units(image - 1000, sensor, valid) is None
+    assert 'offset=0' in (check_units(image - 2000, sensor, valid) or '')
     # Nodata of 0, unmarked, must not hide it.
     padded = torch.nn.functional.pad(image, (0, 50))
     assert 'offset=-1000' in (check_units(padded, sensor) or '')
+
+
+@pytest.mark.real_data
+def test_offset_of_every_scene_of_60_pixels(real_data: Path) -> None:
+    files = [path for name, path in right_files(real_data) if name == S2.name]
+    assert len(files) == 6
+    for path in files:
+        image, sensor, valid = read(path, S2.name)
+        assert 'offset=-1000' in (check_units(image + 1000, sensor, valid) or ''), path.name
 
 
 @pytest.mark.real_data
@@ -127,22 +138,24 @@ def test_silent_on_each_sensors_own_statistics(name: str) -> None:
 
 
 @pytest.mark.parametrize('name', [n for n, s in SENSORS.items() if s.scale == 'linear'])
-def test_reflectance_normalised_and_decibels_for_each_linear_sensor(name: str) -> None:
+def test_reflectance_normalized_and_decibels_for_each_linear_sensor(name: str) -> None:
     sensor = SENSORS[name]
     image = drawn(sensor)
     mean, std = (torch.tensor(v)[:, None, None] for v in (sensor.mean, sensor.std))
     assert 'reflectance from 0 to 1' in (check_units(image / image.max(), sensor) or '')
-    assert 'normalised already' in (check_units((image - mean) / std, sensor) or '')
+    assert 'normalized already' in (check_units((image - mean) / std, sensor) or '')
     assert 'decibels' in (check_units(-image / image.max() * 30, sensor) or '')
 
 
 def test_message_names_sensor_and_range() -> None:
     message = check_units(drawn(S2) / 10000, S2)
     assert message is not None
-    assert message.startswith('sentinel-2-l2a: expected values around 1105 to 2785, got values from 0.0')
+    assert re.match(
+        'bands blue, .*, swir22 of sentinel-2-l2a: expected values around 1105 to 2785, got values from 0.0', message
+    )
 
 
-def test_digital_numbers_of_radar_are_told_to_calibrate() -> None:
+def test_digital_numbers_of_radar_ask_for_calibration() -> None:
     image = torch.linspace(1, 3000, 2 * 64 * 64).reshape(2, 64, 64)
     assert 'calibrate' in (check_units(image, S1) or '')
 
@@ -173,6 +186,22 @@ def test_a_mask_that_does_not_fit() -> None:
         check_units(torch.zeros(2, 10, 64, 64), S2, torch.ones(2, 64, 64))
 
 
+def test_one_band_in_other_units_is_named() -> None:
+    image = drawn(S2)
+    image[3] /= 10000
+    message = check_units(image, S2)
+    assert message is not None
+    assert message.startswith('band rededge1 of sentinel-2-l2a: expected values around 1887, got values from 0.')
+
+
+def test_desert_carries_no_offset() -> None:
+    image = torch.linspace(0, 300, 64 * 64).reshape(1, 64, 64) + torch.tensor(
+        [1100.0, 2100, 3100, 3400, 3600, 3700, 3800, 3900, 4900, 4400]
+    ).reshape(10, 1, 1)
+    assert check_units(image, S2) is None
+    assert 'offset=-1000' in (check_units(image.clamp(max=1400), S2) or '')
+
+
 def test_an_own_sensor_near_one_is_left_alone() -> None:
     own = Sensor('mine', 1, (Band('ndvi', 0.8, 0.4, 0.3),))
     assert check_units(torch.rand(1, 64, 64) - 0.5, own) is None
@@ -184,11 +213,13 @@ def test_bands_must_be_those_of_the_sensor(shape: tuple[int, ...]) -> None:
         check_units(torch.zeros(shape), S2)
 
 
-def test_warns_once_per_sensor() -> None:
+def test_warns_once_per_source() -> None:
     check = UnitsCheck()
     wrong = drawn(S2) / 10000
     with pytest.warns(UserWarning, match='sentinel-2-l2a: .*reflectance'):
         check(wrong, S2)
+    with pytest.warns(UserWarning, match=r'scene\.tif: .*reflectance'):
+        check(wrong, S2, source='scene.tif')
     with pytest.warns(UserWarning, match='naip: '):
         check(drawn(NAIP) / 255, NAIP)
     with warnings.catch_warnings():
