@@ -24,6 +24,7 @@ from torchgeo.datasets.utils import Path, Sample, find_files
 from torchgeo_clay.conditioning import LatLonOrder, check_gsd
 from torchgeo_clay.datasets.raster.files import SceneError
 from torchgeo_clay.sensors import Sensor, get_sensor
+from torchgeo_clay.sensors.decibels import check_to_db, to_decibels
 
 __all__ = ('ClayChips', 'angle_of', 'chip_shape', 'place_of', 'time_of')
 
@@ -32,8 +33,6 @@ REFERENCE_YEAR = 2020
 
 #: How far a code may lie from the one it is taken for; float16 codes are 5e-4 off.
 _TOLERANCE = 2e-3
-
-_LEAST_POWER = 1e-10
 _KEYS = ('pixels', 'lat_norm', 'lon_norm', 'week_norm', 'hour_norm')
 
 Code = npt.NDArray[np.float64]
@@ -203,6 +202,7 @@ class ClayChips(NonGeoDataset):
         self.bands = self.sensor.band_names
         self.all_bands = whole.band_names
         self.order = order
+        check_to_db(whole, to_db)
         self.to_db = to_db
         self.gsd = whole.gsd if gsd is None else float(gsd)
         check_gsd(self.gsd)
@@ -262,6 +262,5 @@ class ClayChips(NonGeoDataset):
             )
         valid = np.isfinite(pixels).all(axis=0, keepdims=True)
         if self.to_db:
-            power = np.where(valid & (pixels > 0), pixels, _LEAST_POWER)
-            pixels = (10 * np.log10(power.astype(np.float64))).astype(np.float32)
+            pixels = to_decibels(torch.from_numpy(pixels.astype(np.float64))).numpy().astype(np.float32)
         return (pixels if valid.all() else np.where(valid, pixels, pixels.dtype.type(0))), valid

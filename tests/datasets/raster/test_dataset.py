@@ -36,7 +36,7 @@ def folder(write_raster):
             'c_20200301': {'transform': from_origin(500_000, 4_600_000, 10, 10), 'crs': 'EPSG:32631'},
         }.items()
     ):
-        pixels = rng.integers(1000 * i + 1, 1000 * i + 900, (4, 40, 50)).astype(np.uint16)
+        pixels = rng.integers(80 * i + 1, 80 * i + 80, (4, 40, 50)).astype(np.uint16)
         path = write_raster(f'naip/{name}.tif', pixels, nodata=0, tiled=True, blockxsize=16, blockysize=16, **grid)
     return path.parent
 
@@ -248,7 +248,7 @@ def test_assumptions_are_said_once(write_raster, caplog):
     for i in range(3):
         write_raster(f'x/{i}_20200415.tif', np.ones((4, 8, 8), np.uint16), descriptions=None)
         write_raster(f'x/{i}.tif', np.ones((5, 8, 8), np.uint8), descriptions=(*NAIP.band_names, 'depth'))
-    path = write_raster('x/s.tif', tags={'REFLECTANCE_OFFSET_DN': '-1000', 'DATETIME': '2020-04-15T09:00'})
+    path = write_raster('x/s.tif', tags={'DATETIME': '2020-04-15T09:00'})
     with pytest.warns(UserWarning, match='please check') as warned:
         SensorRaster(path.parent, 'naip', gsd=5)  # no level is set: what torchgeo fit would not show is not said
     (remark,) = str(warned[0].message).splitlines()[1:]
@@ -258,17 +258,17 @@ def test_assumptions_are_said_once(write_raster, caplog):
         '3 of 7 scenes have a date without an hour; taken at noon UTC',
         '3 of 7 scenes have no date',
         '7 of 7 scenes have pixels of another size than gsd= says',
-        '1 of 7 scenes have a scale or offset of their own (REFLECTANCE_OFFSET_DN=-1000), not applied',
         'bands of the files left out: depth',
     ):
         assert caplog.text.count(text) == 1, text
 
 
 def test_scenes_without_nodata_padding_and_offset(folder):
-    dataset = SensorRaster(folder, 'naip', offset=-1000)
+    dataset = SensorRaster(folder, 'naip', offset=-5)
     sample = dataset.patch(0, -8, -8, (64, 64))
     assert sample['image'].dtype == torch.float32
     assert sample['valid'].sum() == 40 * 50
+    assert sample['image'].min() < 0
     assert not sample['image'][:, ~sample['valid'][0]].any()
 
 
@@ -290,8 +290,13 @@ def test_without_cache_no_file_stays_open(folder):
 def test_a_file_gone_is_named(folder):
     dataset = SensorRaster(folder, 'naip')
     (folder / 'a_20200101.tif').unlink()
-    with pytest.raises(SceneError, match=r'a_20200101\.tif: there is no such file'):
+    with pytest.raises(SceneError, match=r'a_20200101\.tif: the file has vanished since it was looked at'):
         dataset.patch(0, 0, 0, (8, 8))
+    dataset.patch(1, 0, 0, (8, 8))
+    with rasterio.open(folder / 'b_20200201.tif', 'r+') as file:
+        file.write(file.read()[:, ::-1])
+    with pytest.raises(SceneError, match=r'b_20200201\.tif: the file has changed since it was looked at'):
+        dataset.patch(1, 0, 0, (8, 8))
 
 
 def test_rotated_and_south_up_scenes_are_found(write_raster):
@@ -311,7 +316,9 @@ def test_rotated_and_south_up_scenes_are_found(write_raster):
 @pytest.mark.parametrize('name', ['naip', 'sentinel-1-rtc', 'modis', 'planetscope-sr'])
 def test_plots_every_kind_of_sensor(write_raster, name):
     sensor = SENSORS[name]
-    whole = np.random.default_rng(0).random((len(sensor), 16, 20)).astype(np.float32)
+    noise = np.random.default_rng(0).normal(size=(len(sensor), 16, 20)).clip(-1)
+    whole = np.reshape(sensor.mean, (-1, 1, 1)) + 0.3 * np.reshape(sensor.std, (-1, 1, 1)) * noise
+    whole = whole.astype(np.float32)
     whole[0, 3, 3] = np.nan
     grid = from_origin(500_000, 4_600_000, sensor.gsd, sensor.gsd)
     dataset = SensorRaster(write_raster(pixels=whole, descriptions=sensor.band_names, transform=grid), name)

@@ -75,27 +75,6 @@ def test_bands_are_read_in_the_order_asked(write_raster):
         np.testing.assert_array_equal(read(path, 0, 0, 40, 50, bands=['nir', 'green'])[0], file.read([4, 2]))
 
 
-@pytest.mark.parametrize(('dtype', 'nodata'), [('uint8', 0), ('int16', -28672), ('uint16', 65535), ('float32', -9999)])
-def test_nodata_in_any_band_makes_a_pixel_invalid(write_raster, dtype, nodata):
-    whole = RNG.integers(1, 120, (4, 40, 50)).astype(dtype)
-    whole[2, 4, 6] = whole[:, 10, 20] = nodata
-    pixels, valid = read(write_raster(pixels=whole, nodata=nodata, photometric='MINISBLACK'), 0, 0, 40, 50)
-    assert (~valid).nonzero()[1].tolist() == [4, 10]
-    assert (~valid).nonzero()[2].tolist() == [6, 20]
-    assert not pixels[:, 4, 6].any()
-    assert np.where(valid, pixels == whole, True).all()
-    # the mask rasterio derives is of any band, ours of all; they agree where all bands are nodata
-    path = write_raster('other.tif', pixels=whole[2:3].repeat(4, 0), nodata=nodata, photometric='MINISBLACK')
-    with rasterio.open(path) as file:
-        np.testing.assert_array_equal(read(path, 0, 0, 40, 50)[1][0], file.dataset_mask() > 0)
-
-
-def test_nodata_of_one_band_is_left_alone_if_not_asked_for(write_raster):
-    whole = np.full((4, 8, 8), 5, np.uint8)
-    whole[3, 2, 2] = 0
-    assert read(write_raster(pixels=whole, nodata=0), 0, 0, 8, 8, bands=['red'])[1].all()
-
-
 @pytest.mark.parametrize('nodata', [None, np.nan])
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_invalid(write_raster, nodata, value):
@@ -105,22 +84,6 @@ def test_what_is_not_finite_is_invalid(write_raster, nodata, value):
     assert np.isfinite(pixels).all()
     assert (~valid).sum() == 1
     assert not valid[0, 7, 9]
-
-
-def test_a_files_mask_is_used(write_raster):
-    mask = np.full((40, 50), 255, np.uint8)
-    mask[:5] = 0
-    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
-        path = write_raster(mask=mask)
-    np.testing.assert_array_equal(read(path, 0, 0, 40, 50)[1][0], mask > 0)
-
-
-def test_alpha_masks_unless_it_is_infrared(write_raster):
-    whole = np.full((4, 8, 8), 5, np.uint8)
-    whole[3, 0] = 0  # dark water in infrared, or transparent
-    path = write_raster(pixels=whole, photometric='RGB', alpha='YES')
-    assert read(path, 0, 0, 8, 8)[1].all()
-    np.testing.assert_array_equal(read(path, 0, 0, 8, 8, bands=['red', 'green', 'blue'])[1][0], whole[3] > 0)
 
 
 def test_offset_is_added_to_valid_pixels_only(write_raster):
@@ -134,8 +97,11 @@ def test_offset_is_added_to_valid_pixels_only(write_raster):
 
 
 def test_power_becomes_decibels(write_raster):
-    whole = np.array([1.0, 0.1, 0.0, -0.5, np.nan, 20.0], np.float32).reshape(1, 2, 3).repeat(4, 0)
-    pixels, valid = read(write_raster(pixels=whole), 0, 0, 2, 3, to_db=True)
+    whole = np.array([1.0, 0.1, 0.0, -0.5, np.nan, 20.0], np.float32).reshape(1, 2, 3).repeat(2, 0)
+    path = write_raster(pixels=whole, descriptions=('VV', 'VH'))
+    scene = scan_scene(path, get_sensor('sentinel-1-rtc'), to_db=True)
+    with rasterio.open(path) as file:
+        pixels, valid = read_window(file, scene, 0, 0, 2, 3)
     assert pixels.dtype == np.float32
     np.testing.assert_allclose(pixels[0].ravel(), [0, -10, -100, -100, 0, 13.0103], rtol=1e-6)
     assert valid.ravel().tolist() == [True, True, True, True, False, True]

@@ -34,9 +34,14 @@ def test_conversions_are_undone(scale, offset, power):
     torch.testing.assert_close(decibels.inverse(decibels(image, SAR)), image)
 
 
-def test_pixels_without_power_count_as_the_mean():
+def test_no_power_and_no_value():
     image = torch.tensor([0.0, math.nan])[:, None, None]
-    assert Conversion(to_db=True)(image, SAR).flatten().tolist() == pytest.approx(SAR.mean)
+    assert Conversion(to_db=True)(image, SAR).flatten().tolist() == pytest.approx([-100, SAR.mean[1]])
+
+
+def test_decibels_of_an_optical_sensor():
+    with pytest.raises(ValueError, match=r'to_db: expected a sensor .* got naip'):
+        Conversion(to_db=True)(torch.rand(4, 8, 8), NAIP)
 
 
 @pytest.mark.parametrize('kwargs', [{'scale': 0}, {'scale': math.nan}, {'offset': math.inf}])

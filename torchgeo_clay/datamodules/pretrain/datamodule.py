@@ -84,8 +84,8 @@ class ClayPretrainDataModule(ResumableDataModule):
             min_valid: share of pixels with data below which a patch is replaced in training, and does not validate
                 where others of its scene do.
             patches_per_scene: patches drawn from a scene in an epoch of training; None for as many as lie side by side.
-            readers: per folder, how its files are read: ``bands``, ``offset``, ``to_db``, ``gsd``, ``time`` for
-                rasters, ``order`` for chips.
+            readers: per folder, how its files are read: ``bands``, ``scale``, ``offset``, ``to_db``, ``nodata``,
+                ``gsd``, ``time`` for rasters, ``order`` for chips.
             synthetic: True to write simulated scenes to ``root`` where there are none yet, and use them; or the
                 arguments of :class:`~torchgeo_clay.datasets.SyntheticScenes`.
             max_failures: scenes that may fail while read before a run is stopped; each rank counts its own.

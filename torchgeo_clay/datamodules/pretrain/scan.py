@@ -36,7 +36,7 @@ WEIGHTS_FILE = 'weights.csv'
 _RASTERS = ('.tif', '.tiff', '.jp2', '.vrt', '.img', '.png', '.jpg', '.jpeg', '.hdf', '.nc')
 _CHIPS = ('.npz',)
 
-_RASTER_OPTIONS = {'bands', 'offset', 'to_db', 'gsd', 'time'}
+_RASTER_OPTIONS = {'bands', 'scale', 'offset', 'to_db', 'nodata', 'gsd', 'time'}
 _CHIP_OPTIONS = {'bands', 'to_db', 'gsd', 'order'}
 
 #: Chips read, one after the other, to find out whether the options fit them.
@@ -52,8 +52,9 @@ class SensorFolder:
     Attributes:
         path: the folder.
         sensor: its sensor, with all bands.
-        options: arguments of :class:`~torchgeo_clay.datasets.SensorRaster` for its rasters (``bands``, ``offset``,
-            ``to_db``, ``gsd``, ``time``) and of :class:`~torchgeo_clay.datasets.ClayChips` for its chips (``order``).
+        options: arguments of :class:`~torchgeo_clay.datasets.SensorRaster` for its rasters (``bands``, ``scale``,
+            ``offset``, ``to_db``, ``nodata``, ``gsd``, ``time``) and of :class:`~torchgeo_clay.datasets.ClayChips` for
+            its chips (``order``).
     """
 
     path: Path

@@ -21,13 +21,13 @@ from torchgeo.datasets import GeoDataset, IntersectionDataset, UnionDataset
 from torchgeo.datasets.utils import GeoSlice, Path, Sample
 
 from torchgeo_clay.datasets.plotting import true_color
-from torchgeo_clay.datasets.raster.files import list_rasters, open_raster
+from torchgeo_clay.datasets.raster.files import SceneError, list_rasters, open_raster, printable
 from torchgeo_clay.datasets.raster.georeference import window_center, window_gsd
 from torchgeo_clay.datasets.raster.indexing import grid_of, scene_index, scenes_at, window_on_grid
 from torchgeo_clay.datasets.raster.merging import combine_samples, overlay_samples
 from torchgeo_clay.datasets.raster.reading import Handles, Pixels, Valid, read_window, read_window_on_grid
 from torchgeo_clay.datasets.raster.scanning import log_assumptions, nothing_left, scan_scenes
-from torchgeo_clay.datasets.raster.scene import Scene
+from torchgeo_clay.datasets.raster.scene import Scene, file_version
 from torchgeo_clay.sensors import Sensor, get_sensor
 
 __all__ = ('SensorRaster',)
@@ -47,8 +47,11 @@ class SensorRaster(GeoDataset):
         paths: files and folders of any raster format.
         sensor: name of a sensor, a YAML file, or a sensor.
         bands: names or aliases of the bands wanted, in the order wanted; None for all of the sensor's.
-        offset: added to every valid pixel, such as -1000 for Sentinel-2 since processing baseline 04.00.
+        scale: factor on every pixel, such as 10000 for reflectance from 0 to 1; None, with ``offset`` None, to follow
+            each file's own scale, product and processing baseline.
+        offset: added after it, such as -1000 for Sentinel-2 since processing baseline 04.00.
         to_db: whether pixels are linear power to be turned into 10·log10(power).
+        nodata: value that stands for no data where all bands have it; None to ask each file, NaN for no such value.
         gsd: metres per pixel of all scenes; None to measure each patch. Needed where there is no CRS.
         time: seconds UTC or a date as text for all scenes; None to look at tags and names.
         transforms: called on each sample of ``__getitem__`` (not of :meth:`patch`).
@@ -71,8 +74,10 @@ class SensorRaster(GeoDataset):
         sensor: str | os.PathLike[str] | Sensor,
         bands: Sequence[str] | None = None,
         *,
-        offset: float = 0.0,
+        scale: float | None = None,
+        offset: float | None = None,
         to_db: bool = False,
+        nodata: float | None = None,
         gsd: float | None = None,
         time: float | str | None = None,
         transforms: Callable[[Sample], Sample] | None = None,
@@ -80,7 +85,7 @@ class SensorRaster(GeoDataset):
         crs: CRS | None = None,
         res: float | tuple[float, float] | None = None,
     ) -> None:
-        """Initialise; see the class."""
+        """Initialize a new SensorRaster instance."""
         whole = get_sensor(sensor)
         self.paths = paths
         self.sensor = whole.select(bands)
@@ -90,7 +95,8 @@ class SensorRaster(GeoDataset):
         self.transforms = transforms
         self.cache = cache
         files = list_rasters(paths)
-        scenes, self.skipped = scan_scenes(files, whole, bands, offset=offset, to_db=to_db, gsd=gsd, time=time)
+        options = {'scale': scale, 'offset': offset, 'to_db': to_db, 'nodata': nodata, 'gsd': gsd, 'time': time}
+        scenes, self.skipped = scan_scenes(files, whole, bands, **options)
         if not scenes:
             raise ValueError(nothing_left(paths, whole, self.skipped, len(files)))
         self.scenes = tuple(scenes)
@@ -110,6 +116,9 @@ class SensorRaster(GeoDataset):
 
     def _read(self, scene: Scene, reader: Callable[..., tuple[Pixels, Valid]], *where: Any) -> tuple[Pixels, Valid]:
         """Read from a scene's file, kept open or not."""
+        if scene.version is not None and file_version(scene.path) != scene.version:
+            happened = 'has changed' if os.path.exists(scene.path) else 'has vanished'
+            raise SceneError(f'{printable(scene.path)}: the file {happened} since it was looked at.')
         if self.cache:
             return reader(self._handles(scene.path), scene, *where)
         with open_raster(scene.path) as dataset:
@@ -197,7 +206,7 @@ class SensorRaster(GeoDataset):
         return sample
 
     def plot(self, sample: Sample, show_titles: bool = True, suptitle: str | None = None) -> Figure:
-        """Show a sample's image in true colour (see :func:`torchgeo_clay.datasets.plotting.true_color`).
+        """Show a sample's image in true color (see :func:`torchgeo_clay.datasets.plotting.true_color`).
 
         Args:
             sample: of :meth:`__getitem__` or :meth:`patch`.

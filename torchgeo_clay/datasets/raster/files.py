@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
@@ -95,12 +97,35 @@ def open_raster(path: str | os.PathLike[str]) -> DatasetReader:
         SceneError: if it is not readable as a raster.
     """
     name = os.fspath(path)
-    with warnings.catch_warnings():
+    # TorchGeo's command sets EMPTY_DIR, which hides masks, world files and .aux.xml beside a file.
+    options = {'GDAL_DISABLE_READDIR_ON_OPEN': 'TRUE'} if os.path.exists(name) else {}
+    with warnings.catch_warnings(), rasterio.Env(**options), _gdal_messages() as messages:
         warnings.simplefilter('ignore', NotGeoreferencedWarning)
         try:
-            return rasterio.open(name)
+            dataset = rasterio.open(name)
         except (RasterioIOError, UnicodeError) as error:
             raise SceneError(f'{printable(name)}: {_why_unreadable(name, error)}') from error
+    if any('IO error during reading of' in message for message in messages):
+        dataset.close()
+        raise SceneError(f'{printable(name)}: truncated: its last tags are missing. Copy it again.')
+    return dataset
+
+
+@contextmanager
+def _gdal_messages() -> Iterator[list[str]]:
+    """Collect the warnings of GDAL, which ignores tags that a truncated file lacks."""
+    messages: list[str] = []
+
+    def note(record: logging.LogRecord) -> bool:
+        messages.append(record.getMessage())
+        return True
+
+    logger = logging.getLogger('rasterio._env')
+    logger.addFilter(note)
+    try:
+        yield messages
+    finally:
+        logger.removeFilter(note)
 
 
 def _why_unreadable(name: str, error: Exception) -> str:

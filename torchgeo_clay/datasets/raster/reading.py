@@ -2,9 +2,9 @@
 
 """Pixels of a scene: C bands, H rows, W columns.
 
-Pixels are read as they lie in the file: nothing is resampled by :func:`read_window`. A pixel is valid where every one
-of its bands is: inside the scene, not nodata, not masked out by the file, finite. Invalid pixels are 0 in all bands, so
-that no fill value or NaN travels on; after normalising set them to 0 again to give them the mean.
+Pixels are read as they lie in the file: nothing is resampled by :func:`read_window`. What is valid is told in
+:mod:`torchgeo_clay.datasets.raster.validity`. Invalid pixels are 0 in all bands, so that no fill value or NaN travels
+on; after normalization set them to 0 again to give them the mean.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,17 +26,14 @@ from rasterio.transform import array_bounds
 from rasterio.warp import reproject, transform_bounds
 from rasterio.windows import Window
 
-from torchgeo_clay.datasets.raster.files import SceneError, open_raster
+from torchgeo_clay.datasets.raster.files import SceneError, open_raster, printable
 from torchgeo_clay.datasets.raster.georeference import apply, shifted
 from torchgeo_clay.datasets.raster.scene import Scene
 
-__all__ = ('Handles', 'read_window', 'read_window_on_grid', 'to_units')
+__all__ = ('Handles', 'read_window', 'read_window_on_grid')
 
 Pixels = npt.NDArray[Any]
 Valid = npt.NDArray[np.bool_]
-
-#: Power that stands for no return at all, from the release's data module: -100 dB.
-_LEAST_POWER = 1e-10
 
 
 def read_window(
@@ -61,7 +58,7 @@ def read_window(
         ValueError: for a height or width that is not positive.
     """
     pixels, valid = _read_raw(dataset, scene, row, col, height, width)
-    return to_units(pixels, valid, scene), valid
+    return scene.calibration(pixels, valid), valid
 
 
 def _read_raw(
@@ -83,63 +80,15 @@ def _read_raw(
 
 def _read_inside(dataset: DatasetReader, scene: Scene, window: Window) -> tuple[Pixels, Valid]:
     """Read a window that lies inside the scene."""
+    shape = int(window.height), int(window.width)
     try:
-        pixels = dataset.read(scene.band_indexes, window=window)
-        mask = dataset.read_masks(scene.band_indexes[0], window=window) if scene.has_mask else None
-    except RasterioIOError as error:
+        return scene.validity.read(dataset, scene.band_indexes, window, shape, scene.dtype)
+    except (RasterioIOError, SceneError) as error:
         raise SceneError(
-            f'{scene.path}: not readable at rows {window.row_off} to {window.row_off + window.height}, columns '
-            f'{window.col_off} to {window.col_off + window.width}: {error}. Is the file truncated? Copy it again.'
+            f'{printable(scene.path)}: not readable at rows {window.row_off} to {window.row_off + window.height}, '
+            f'columns {window.col_off} to {window.col_off + window.width}: {error}. Is the file truncated? Copy it '
+            'again.'
         ) from error
-    valid = np.ones(pixels.shape[1:], bool) if mask is None else mask > 0
-    for nodata in set(scene.nodata):
-        fill = None if nodata is None else _as_dtype(nodata, pixels.dtype)
-        if fill is None:
-            continue
-        filled = pixels == fill
-        if len(set(scene.nodata)) > 1:  # only in the bands that say so
-            filled[[other != nodata for other in scene.nodata]] = False
-        if filled.any():
-            valid &= ~filled.any(axis=0)
-    if np.issubdtype(pixels.dtype, np.floating):
-        finite = np.isfinite(pixels)
-        if not finite.all():
-            valid &= finite.all(axis=0)
-    if not valid.all():
-        pixels[:, ~valid] = 0
-    return pixels, valid[None]
-
-
-def _as_dtype(value: float, dtype: np.dtype[Any]) -> np.generic | None:
-    """A nodata value in the pixels' own dtype, so that comparing converts no pixel; None if no pixel can have it."""
-    if np.issubdtype(dtype, np.integer):
-        limits = np.iinfo(dtype)
-        fits = float(value).is_integer() and limits.min <= value <= limits.max
-        return cast(np.generic, dtype.type(int(value))) if fits else None
-    return None if value != value else cast(np.generic, dtype.type(value))  # NaN is seen as not finite
-
-
-def to_units(pixels: Pixels, valid: Valid, scene: Scene) -> Pixels:
-    """Take a scene's offset off and turn linear power into decibels, where the scene asks for it.
-
-    Reflectance below zero after an offset is physical (noise over dark water) and kept. Power of zero or less becomes
-    1e-10, as in the release's training: -100 dB.
-
-    Args:
-        pixels: (C, H, W).
-        valid: (1, H, W), bool; pixels that are not stay 0.
-        scene: the scene, with ``offset`` and ``to_db``.
-
-    Returns:
-        (C, H, W), float32 if anything was to be done, else the pixels themselves.
-    """
-    if scene.offset == 0 and not scene.to_db:
-        return pixels
-    # float64 in between: a float32 sum of large integers and offsets would round twice
-    values = pixels.astype(np.float64) + scene.offset
-    if scene.to_db:
-        values = 10 * np.log10(np.where(values <= 0, _LEAST_POWER, values))
-    return np.where(valid, values, 0).astype(np.float32)
 
 
 def read_window_on_grid(
@@ -190,7 +139,7 @@ def read_window_on_grid(
         resampling=Resampling.bilinear,
     )
     valid = np.isfinite(warped).all(axis=0)[None]
-    return to_units(np.where(valid, warped, np.float32(0)), valid, scene), valid
+    return scene.calibration(np.where(valid, warped, np.float32(0)), valid), valid
 
 
 class Handles:

@@ -19,6 +19,10 @@ from torchgeo_clay.sensors import Sensor
 __all__ = ('log_assumptions', 'nothing_left', 'scan_scenes')
 
 
+#: Files named in one message.
+_MOST = 10
+
+
 def scan_scenes(
     files: Sequence[str], sensor: Sensor, bands: Sequence[str] | None = None, **options: Any
 ) -> tuple[list[Scene], list[tuple[str, str]]]:
@@ -48,7 +52,7 @@ def scan_scenes(
     return scenes, skipped
 
 
-def _list_skipped(skipped: Sequence[tuple[str, str]], total: int, most: int = 10) -> str:
+def _list_skipped(skipped: Sequence[tuple[str, str]], total: int, most: int = _MOST) -> str:
     """The files left out, by name and reason; beyond ``most`` their number."""
     lines = [f'left out {len(skipped)} of {total} files:', *(f'  {path}: {reason}' for path, reason in skipped[:most])]
     if len(skipped) > most:
@@ -70,19 +74,18 @@ def log_assumptions(sensor: Sensor, scenes: Sequence[Scene]) -> None:
     no_time = [s for s in scenes if not s.acquired.known]
     no_place = [s for s in scenes if s.crs is None]
     other_gsd = [s for s in scenes if s.crs is not None and _departs(s)]
-    scaled = [s for s in scenes if s.scaling and s.offset == 0]
     for found, text in (
         (no_hour, 'have a date without an hour; taken at noon UTC'),
         (no_time, 'have no date in their tags or names; their time is unknown (NaN)'),
         (no_place, 'have no CRS; their place is unknown (NaN), their GSD as given'),
         (other_gsd, 'have pixels of another size than gsd= says; taken as given'),
-        (
-            scaled,
-            f'have a scale or offset of their own ({scaled[0].scaling if scaled else ""}), not applied; see offset=',
-        ),
     ):
         if found:
             rank_zero_info(f'{sensor.name}: {len(found)} of {len(scenes)} scenes {text} (first: {found[0].path})')
+    for said in dict.fromkeys(str(s.calibration) for s in scenes if str(s.calibration)):
+        names = [printable(s.path) for s in scenes if str(s.calibration) == said]
+        more = f' and {len(names) - _MOST} more' if len(names) > _MOST else ''
+        rank_zero_info(f'{sensor.name}: {said}: {", ".join(names[:_MOST])}{more}')
     if left_out:
         rank_zero_info(f'{sensor.name}: bands of the files left out: {", ".join(left_out)}')
     _warn_of_remarks(sensor, scenes)

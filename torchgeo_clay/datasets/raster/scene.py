@@ -1,32 +1,34 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""A raster file as a scene of a sensor: which of its bands are the sensor's, where and when it is.
+"""A raster file as a scene of a sensor: which of its bands are the sensor's, where and when it is, what its values are.
 
-Nothing here reads pixels; see :mod:`torchgeo_clay.datasets.raster.reading`.
+A file is opened once, and a sample of its pixels read; see :mod:`torchgeo_clay.datasets.raster.reading` for windows.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pyproj import CRS
 from rasterio import Affine
-from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from torchgeo_clay.conditioning import check_gsd
 from torchgeo_clay.datasets.raster.bands import file_bands, match_bands
+from torchgeo_clay.datasets.raster.calibration import RAW, Calibration, Declared, calibrate, check_calibration
 from torchgeo_clay.datasets.raster.dates import UNKNOWN, Acquisition, acquisition, parse_time
 from torchgeo_clay.datasets.raster.detection import FAR
 from torchgeo_clay.datasets.raster.files import SceneError, open_raster, printable
 from torchgeo_clay.datasets.raster.georeference import georeferencing, window_center, window_gsd
-from torchgeo_clay.datasets.raster.tiff import missing_bytes
+from torchgeo_clay.datasets.raster.sample import check_complete, read_sample, undeclared_fill
+from torchgeo_clay.datasets.raster.validity import Validity, read_validity
 from torchgeo_clay.sensors import Sensor
 
-__all__ = ('Scene', 'scan_scene')
+__all__ = ('Scene', 'file_version', 'scan_scene')
 
 
 @dataclass(frozen=True)
@@ -40,15 +42,13 @@ class Scene:
         crs: its coordinate reference system; None for unknown.
         transform: affine from (column, row) to the CRS, float64; fitted to the ground control points where it has none.
         band_indexes: the file's bands (from 1) in the order of the sensor's bands.
-        nodata: per band the value that stands for no data, or None.
-        has_mask: whether the file has a mask of its own, or an alpha band that is not one of ``band_indexes``.
+        validity: how the file says which pixels are data.
         dtype: of the pixels in the file, as in numpy.
         acquired: when it was taken.
         fixed_gsd: metres per pixel given by the user; None to measure it.
-        offset: added to every valid pixel; makes them float32 if not zero.
-        to_db: whether linear power is turned into 10·log10(power); makes pixels float32.
+        calibration: how the file's numbers become the sensor's; makes pixels float32 if it changes them.
         left_out: names of the file's bands that the sensor does not have or that were not asked for.
-        scaling: the file's own scale or offset as text, where it has one: never applied, only said.
+        version: size in bytes and time of change (ns) of a local file; None for others.
         remarks: what the user should check in this file, a sentence each.
     """
 
@@ -58,15 +58,13 @@ class Scene:
     crs: CRS | None
     transform: Affine
     band_indexes: tuple[int, ...]
-    nodata: tuple[float | None, ...]
-    has_mask: bool
+    validity: Validity
     dtype: str
     acquired: Acquisition = UNKNOWN
     fixed_gsd: float | None = None
-    offset: float = 0.0
-    to_db: bool = False
+    calibration: Calibration = RAW
     left_out: tuple[str, ...] = ()
-    scaling: str = ''
+    version: tuple[int, int] | None = None
     remarks: tuple[str, ...] = ()
 
     @property
@@ -107,35 +105,17 @@ class Scene:
         return window_gsd(self.crs, self.transform, *self.inside(row, col, height, width))
 
 
-def _alpha_bands(dataset: DatasetReader) -> tuple[int, ...]:
-    """The bands that the file calls alpha. Four-band aerial images often call their infrared so."""
-    return tuple(i for i, c in enumerate(dataset.colorinterp, start=1) if c == ColorInterp.alpha)
+def file_version(path: str) -> tuple[int, int] | None:
+    """Size in bytes and time of change (ns) of a local file; None for others, and for a file that is gone.
 
-
-def _has_mask(dataset: DatasetReader, band_indexes: Sequence[int]) -> bool:
-    """Whether there is a mask to read besides nodata values."""
-    flags = dataset.mask_flag_enums[band_indexes[0] - 1]
-    if MaskFlags.per_dataset not in flags:
-        return False
-    return MaskFlags.alpha not in flags or not set(_alpha_bands(dataset)) & set(band_indexes)
-
-
-def _check_complete(dataset: DatasetReader) -> None:
-    """Raise if a GeoTIFF on disk ends before its last tag or block, which opening it does not notice."""
-    if dataset.driver == 'GTiff' and os.path.isfile(dataset.name) and (missing := missing_bytes(dataset.name)):
-        raise SceneError(f'truncated: at least {missing} bytes are missing at its end. Copy it again.')
-
-
-def _scaling(dataset: DatasetReader, band_indexes: Sequence[int]) -> str:
-    """The file's own scale and offset, where it has one, as text."""
-    tags = dataset.tags()
-    said = []
-    if tags.get('REFLECTANCE_OFFSET_DN', '').strip('-+0.'):  # what is left of any spelling of zero is nothing
-        said.append(f'REFLECTANCE_OFFSET_DN={tags["REFLECTANCE_OFFSET_DN"]}')
-    for name, neutral, values in (('scale', 1.0, dataset.scales), ('offset', 0.0, dataset.offsets)):
-        if any(values[i - 1] != neutral for i in band_indexes):
-            said.append(f'{name}={values[band_indexes[0] - 1]:g}')
-    return ', '.join(said)
+    Args:
+        path: the file.
+    """
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def scan_scene(
@@ -143,20 +123,25 @@ def scan_scene(
     sensor: Sensor,
     bands: Sequence[str] | None = None,
     *,
-    offset: float = 0.0,
+    scale: float | None = None,
+    offset: float | None = None,
     to_db: bool = False,
+    nodata: float | None = None,
     gsd: float | None = None,
     time: float | str | None = None,
 ) -> Scene:
-    """Look at a raster file without reading its pixels.
+    """Look at a raster file: its header, and a sample of its pixels.
 
     Args:
         path: the file.
         sensor: the sensor it is of, with all its bands.
         bands: names or aliases of the bands wanted, in the order wanted; None for all of the sensor's. Also the order
             of a file that has as many bands and no names.
-        offset: added to every valid pixel, such as -1000 for Sentinel-2 since processing baseline 04.00.
+        scale: factor on every pixel, such as 10000 for reflectance from 0 to 1; None, with ``offset`` None, to follow
+            the file's own scale, product and processing baseline.
+        offset: added after it, such as -1000 for Sentinel-2 since processing baseline 04.00.
         to_db: whether pixels are linear power to be turned into 10·log10(power).
+        nodata: value that stands for no data where all bands have it; None to ask the file, NaN for no such value.
         gsd: metres per pixel, for a file without CRS; None to measure it.
         time: seconds since 1970-01-01 UTC or a date as text; None to look at the tags and the name.
 
@@ -170,10 +155,14 @@ def scan_scene(
     sensor.select(bands)
     if gsd is not None:
         check_gsd(gsd)
+    check_calibration(sensor, scale, offset, to_db)
+    values = {'scale': scale, 'offset': offset, 'to_db': to_db}
     name = os.fspath(path)
+    version = file_version(name)
     with open_raster(name) as dataset:
         try:
-            return _scan(dataset, name, sensor, bands, offset, to_db, gsd, _given_time(time))
+            scene = _scan(dataset, name, sensor, bands, nodata, values, gsd, _given_time(time))
+            return replace(scene, version=version)
         except (SceneError, RasterioError) as error:
             raise SceneError(f'{printable(name)}: {error}') from error
         except UnicodeError as error:
@@ -197,18 +186,19 @@ def _scan(
     path: str,
     sensor: Sensor,
     bands: Sequence[str] | None,
-    offset: float,
-    to_db: bool,
+    nodata: float | None,
+    values: Mapping[str, Any],
     gsd: float | None,
     acquired: Acquisition | None,
 ) -> Scene:
     """The scene of an open raster."""
-    _check_complete(dataset)  # first, as band names may be among what is missing
     if dataset.count == 0:
         raise SceneError(
             f'it holds no bands itself, but {len(dataset.subdatasets)} subdatasets; convert one to GeoTIFF.'
         )
-    match = match_bands(sensor, file_bands(dataset, path), bands, path)
+    check_complete(dataset)  # first, as the names of bands may be among what is missing
+    file = file_bands(dataset, path)
+    match = match_bands(sensor, file, bands, path)
     indexes = match.indexes
     dtypes = {dataset.dtypes[i - 1] for i in indexes}
     if any(d.startswith('complex') for d in dtypes):
@@ -223,6 +213,10 @@ def _scan(
             f'{report or "it has no CRS"}, so there are no metres: give gsd= in metres per pixel (its place will be '
             'unknown), or georeference it.'
         )
+    owned = {*indexes, *(i for i, band in enumerate(file, start=1) if sensor.find(band.name) is not None)}
+    alpha = tuple(i for i, band in enumerate(file, start=1) if band.is_alpha and i not in owned)
+    validity = read_validity(dataset, sensor.select(bands), indexes, sorted(owned), alpha, nodata)
+    calibration, remarks = _calibrated(dataset, path, sensor.select(bands), indexes, validity, values)
     when, disagreement = acquisition(dataset.tags(), path)
     scene = Scene(
         path=path,
@@ -231,18 +225,15 @@ def _scan(
         crs=crs,
         transform=transform,
         band_indexes=indexes,
-        nodata=tuple(dataset.nodatavals[i - 1] for i in indexes),
-        has_mask=_has_mask(dataset, indexes),
+        validity=validity,
         dtype=dataset.dtypes[indexes[0] - 1],
         acquired=acquired or when,
         fixed_gsd=gsd,
-        offset=float(offset),
-        to_db=to_db,
+        calibration=calibration,
         left_out=tuple(dataset.descriptions[i - 1] or f'band {i}' for i in dataset.indexes if i not in indexes),
-        scaling=_scaling(dataset, indexes),
     )
     order = sorted(zip(indexes, sensor.select(bands).band_names, strict=True))
-    remarks = (
+    remarks = [
         ''
         if match.source != 'order'
         else f'it does not name its bands: taken as {", ".join(f"{i} {name}" for i, name in order)}; to state another '
@@ -250,7 +241,8 @@ def _scan(
         report,
         '' if acquired else disagreement,
         _far_gsd(scene, sensor),
-    )
+        *remarks,
+    ]
     return replace(scene, remarks=tuple(filter(None, remarks)))
 
 
@@ -260,3 +252,20 @@ def _far_gsd(scene: Scene, sensor: Sensor) -> str:
     if 1 / FAR <= gsd / sensor.gsd <= FAR:
         return ''
     return f"its pixels measure {gsd:.3g} m, far from {sensor.name}'s {sensor.gsd:g} m; is it this sensor?"
+
+
+def _calibrated(
+    dataset: DatasetReader,
+    path: str,
+    sensor: Sensor,
+    indexes: Sequence[int],
+    validity: Validity,
+    values: Mapping[str, Any],
+) -> tuple[Calibration, list[str]]:
+    """How a raster's numbers become its sensor's, and what to remark of them, by a sample of its pixels."""
+    sample = read_sample(dataset, indexes, validity, dataset.dtypes[indexes[0] - 1])
+    scales, offsets = (tuple(v[i - 1] for i in indexes) for v in (dataset.scales, dataset.offsets))
+    declared = Declared(path, dataset.tags(), dataset.descriptions, scales, offsets)
+    calibration, remarks = calibrate(declared, sensor, sample, **values)
+    fill = None if validity.given else undeclared_fill(sample[0], sensor)
+    return calibration, remarks + ([fill] if fill else [])

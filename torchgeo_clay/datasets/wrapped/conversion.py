@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from torchgeo_clay.sensors import Sensor
+from torchgeo_clay.sensors.decibels import check_to_db, to_decibels
 
 __all__ = ('Conversion', 'check_range')
 
@@ -48,14 +49,18 @@ class Conversion:
             sensor: with the image's bands.
 
         Returns:
-            (…, C, H, W); pixels without a logarithm hold the band's mean, which is 0 after normalisation.
+            (…, C, H, W); pixels that are NaN where ``to_db`` hold the band's mean, which is 0 after normalization.
+
+        Raises:
+            ValueError: for decibels of an optical sensor.
         """
+        check_to_db(sensor, self.to_db)
         if (self.scale, self.offset) != (1.0, 0.0):
             image = image * self.scale + self.offset
         if not self.to_db:
             return image
         mean = torch.tensor(sensor.mean, dtype=image.dtype, device=image.device)[:, None, None]
-        return torch.where(image > 0, 10 * torch.log10(image.clamp_min(1e-30)), mean)
+        return torch.where(image.isnan(), mean, to_decibels(image))
 
     def inverse(self, image: Tensor) -> Tensor:
         """Back to the dataset's numbers: (…, C, H, W)."""
