@@ -64,11 +64,11 @@ class _Values:
         names = ', '.join(self.sensor.band_names[i] for i in chosen)
         means = sorted(self.sensor.mean[i] for i in chosen)
         around = f'{means[0]:g}' if means[0] == means[-1] else f'{means[0]:g} to {means[-1]:g}'
-        unit = ' dB' if self.sensor.scale == 'db' else ''
+        unit = 'decibels' if self.sensor.scale == 'db' else 'values'
         low, high = self.bands[chosen].aminmax()
         return (
-            f'{"band" if len(chosen) == 1 else "bands"} {names} of {self.sensor.name}: expected values around '
-            f'{around}{unit}, got values from {low:g} to {high:g}. {remedy}'
+            f'{"band" if len(chosen) == 1 else "bands"} {names} of {self.sensor.name}: expected {unit} around '
+            f'{around}, got values from {low:g} to {high:g}. {remedy}'
         )
 
 

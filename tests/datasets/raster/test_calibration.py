@@ -5,6 +5,7 @@
 import numpy as np
 import pytest
 import rasterio
+from rasterio.transform import from_origin
 
 from torchgeo_clay.datasets import SceneError, SensorRaster, scan_scene
 from torchgeo_clay.sensors import get_sensor
@@ -27,7 +28,8 @@ def write(write_raster):
     """Write the bands of a sensor, with GDAL's scale and offset."""
 
     def write(sensor, pixels, name='scene.tif', tags=None, scale=None, offset=None):
-        path = write_raster(name, pixels, descriptions=[b.names[1] for b in sensor.bands], tags=tags)
+        grid = from_origin(500_000, 4_600_000, sensor.gsd, sensor.gsd)
+        path = write_raster(name, pixels, descriptions=[b.names[1] for b in sensor.bands], tags=tags, transform=grid)
         if scale is not None:
             with rasterio.open(path, 'r+') as file:
                 file.scales, file.offsets = (scale,) * len(sensor), (offset or 0,) * len(sensor)

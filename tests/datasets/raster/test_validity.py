@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import rasterio
 from rasterio.enums import ColorInterp
+from rasterio.transform import from_origin
 
 from torchgeo_clay.datasets import SceneError, SensorRaster, scan_scene
 from torchgeo_clay.datasets.raster.reading import read_window
@@ -76,7 +77,7 @@ def test_undeclared_fill_is_named(write_raster):
     sensor = get_sensor('modis')
     whole = RNG.integers(500, 3000, (7, 40, 50)).astype(np.int16)
     whole[:, :3] = -28672
-    path = write_raster(pixels=whole, descriptions=sensor.band_names)
+    path = write_raster(pixels=whole, descriptions=sensor.band_names, transform=from_origin(5e5, 4.6e6, 463, 463))
     assert any('give nodata=-28672' in remark for remark in scan_scene(path, sensor).remarks)
     assert scan_scene(path, sensor, nodata=-28672).remarks == ()
 
