@@ -7,8 +7,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import warnings
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -162,14 +160,11 @@ class SceneDataModule(BaseDataModule):
                 name = printable(file)
                 skipped.append((name, str(error).removeprefix(f'{name}: ')))
         found: dict[str, SensorRaster] = {}
-        reading = dict(self.reading)  # a copy, so that jsonargparse offers the options of scan_scene alone
         for sensor, files in sorted(by_sensor.items(), key=lambda item: item[0].name):
-            with warnings.catch_warnings():
-                warnings.simplefilter('ignore', UserWarning)  # all skipped files are logged together
-                scenes, wrong = scan_scenes(files, sensor, self.bands, **self.reading)
-                skipped += wrong
-                if scenes:
-                    found[sensor.name] = SensorRaster([s.path for s in scenes], sensor, self.bands, **reading)
+            scenes, wrong = scan_scenes(files, sensor, self.bands, **self.reading)
+            skipped += wrong
+            if scenes:
+                found[sensor.name] = SensorRaster(scenes, sensor, self.bands)
         if not found:
             lines = '\n'.join(f'  {path}: {reason}' for path, reason in skipped[:10]) or '  (no file at all)'
             raise ValueError(f'paths: expected scenes, found none to use in {self.paths}:\n{lines}')
@@ -181,7 +176,8 @@ class SceneDataModule(BaseDataModule):
             corners = windows(scene.height, scene.width, self.chip, self.stride, self.align)
             size = self.unit_size or len(corners)
             for first in range(0, len(corners), size):
-                identity = [_version(scene), raster.sensor.name, raster.bands, first, size, self.settings]
+                version = [scene.path, scene.height, scene.width, scene.version]
+                identity = [version, raster.sensor.name, raster.bands, first, size, self.settings]
                 key = hashlib.sha256(json.dumps(identity, default=str).encode()).hexdigest()[:24]
                 yield Unit(key, raster.sensor.name, i, scene, corners[first : first + size])
 
@@ -204,14 +200,6 @@ class SceneDataModule(BaseDataModule):
         """Close the files."""
         for raster in self.rasters.values():
             raster.close()
-
-
-def _version(scene: Scene) -> tuple[Any, ...]:
-    """Identify a scene's file and its current content."""
-    if not os.path.isfile(scene.path):
-        return scene.path, scene.height, scene.width
-    found = os.stat(scene.path)
-    return scene.path, scene.height, scene.width, found.st_size, found.st_mtime_ns
 
 
 class SceneLoader:

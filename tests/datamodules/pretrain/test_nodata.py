@@ -115,20 +115,20 @@ def test_scenes_without_any_data_are_left_out_and_named(tmp_path, scene):
     assert data.train_dataset.sizes['naip'] + data.val_dataset.sizes['naip'] == 48
 
 
-def test_a_scene_that_loses_its_data_or_vanishes_counts_for_nothing(tmp_path, scene, caplog):
+def test_a_scene_that_changes_or_vanishes_counts_for_nothing(tmp_path, scene, caplog):
     size = (32, 32)
     for i in range(9):
         scene(tmp_path / f'naip/{i}.tif', size=size, nodata=-9999)
     data = set_up(tmp_path, val_split=0.34)
-    empty, gone, _ = (Path(region.path) for region in data._parts['val']['naip'].regions)
+    changed, gone, _ = (Path(region.path) for region in data._parts['val']['naip'].regions)
     data.teardown('fit')  # a raster that is open would be read on
-    scene(empty, size=size, nodata=-9999, holes=np.ones(size, bool))
+    scene(changed, size=size, nodata=-9999, holes=np.ones(size, bool))
     gone.unlink()
     with caplog.at_level(logging.WARNING):
         batches = list(data.val_dataloader())
     assert sum(batch['counted'] for batch in batches) == 4
     assert all(batch['valid'].all() for batch in batches if batch['counted'])
-    assert [record.args[0] for record in caplog.records if 'Skipped' in record.message] == [str(gone)]
+    assert [record.args[0] for record in caplog.records if 'Skipped' in record.message] == [str(changed), str(gone)]
 
 
 def test_links_that_lead_nowhere_and_damaged_chips_are_left_out_alone(root, tmp_path):

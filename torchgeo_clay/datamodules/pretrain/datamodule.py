@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +20,6 @@ from torchgeo_clay.datamodules.pretrain.regions import SensorScenes, split_scene
 from torchgeo_clay.datamodules.pretrain.scan import find_folders, scan_folder
 from torchgeo_clay.sensors import Sensor
 from torchgeo_clay.sensors.normalization import SensorNormalization
-from torchgeo_clay.sensors.plausibility import UnitsCheck
 from torchgeo_clay.simulator import SyntheticScenes
 
 __all__ = ('ClayPretrainDataModule',)
@@ -109,7 +107,6 @@ class ClayPretrainDataModule(ResumableDataModule):
         self.selected: dict[str, Sensor] = {}
         self._parts: dict[str, dict[str, SensorScenes]] = {}
         self._loaders: list[PlannedLoader] = []
-        self._check_units: defaultdict[str, UnitsCheck] = defaultdict(UnitsCheck)  # folders may share a sensor
 
     def prepare_data(self) -> None:
         """Write the simulated scenes, if asked for. Called by one process only."""
@@ -236,7 +233,7 @@ class ClayPretrainDataModule(ResumableDataModule):
             part.close()
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Check a batch's values on the host, and the units of a sensor's first batches.
+        """Check a batch's values on the host.
 
         Args:
             batch: a batch as loaded.
@@ -249,7 +246,6 @@ class ClayPretrainDataModule(ResumableDataModule):
             ValueError: for whatever :func:`~torchgeo_clay.conditioning.check_batch` refuses.
         """
         check_batch(batch)
-        self._check_units[batch['sensor']](batch['image'], self.selected[batch['sensor']], batch['valid'])
         return batch
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,7 +22,9 @@ from torchgeo_clay.datamodules.pretrain.teacher_targets import ChipTargets
 from torchgeo_clay.datasets import ClayChips, SceneError, SensorRaster
 from torchgeo_clay.datasets.chips import chip_shape
 from torchgeo_clay.datasets.raster.files import is_beside, printable
+from torchgeo_clay.datasets.raster.scanning import scan_scenes
 from torchgeo_clay.sensors import Sensor, get_sensor
+from torchgeo_clay.sensors.plausibility import UnitsCheck
 
 __all__ = ('SENSOR_FILE', 'ChipScenes', 'ScannedFolder', 'SensorFolder', 'find_folders', 'scan_folder')
 
@@ -39,7 +40,7 @@ _CHIPS = ('.npz',)
 _RASTER_OPTIONS = {'bands', 'scale', 'offset', 'to_db', 'nodata', 'gsd', 'time'}
 _CHIP_OPTIONS = {'bands', 'to_db', 'gsd', 'order'}
 
-#: Chips read, one after the other, to find out whether the options fit them.
+#: Chips read to find out whether the options fit them.
 _TRIED_CHIPS = 10
 
 Skipped = tuple[str, str]
@@ -267,10 +268,11 @@ def _add_rasters(found: ScannedFolder, paths: list[Path], progress: bool) -> Non
     """Add the rasters that can be read and hold data."""
     folder = found.folder
     options = {name: value for name, value in folder.options.items() if name in _RASTER_OPTIONS}
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='.*: left out', category=UserWarning)  # all are said in one place
-        raster = SensorRaster(paths, folder.sensor, **options)
-    found.skipped += raster.skipped
+    scenes, skipped = scan_scenes([str(path) for path in paths], folder.sensor, **options)
+    found.skipped += skipped
+    if not scenes:
+        return
+    raster = SensorRaster(scenes, folder.sensor, options.get('bands'))
     found.sources.append(raster)
     for i, scene in enumerate(_bar(raster.scenes, f'{folder.path.name}: scenes', progress)):
         whole = Region(scene.path, len(found.sources) - 1, i, 0, 0, scene.height, scene.width)
@@ -310,6 +312,7 @@ def _add_chips(found: ScannedFolder, paths: list[Path], progress: bool) -> None:
     damaged = _damaged_before_first(chips)
     for path, reason in damaged.items():
         found.skip(path, reason)
+    _check_units(chips, [i for i, path in enumerate(chips.files) if path not in damaged])
     found.gsd.append(chips.gsd)
     found.sources.append(ChipScenes(chips))
     source = len(found.sources) - 1
@@ -318,6 +321,17 @@ def _add_chips(found: ScannedFolder, paths: list[Path], progress: bool) -> None:
         for i, path in enumerate(chips.files)
         if path not in damaged
     ]
+
+
+def _check_units(chips: ClayChips, places: Sequence[int]) -> None:
+    """Warn if some of the chips cannot be in their sensor's units."""
+    check = UnitsCheck()
+    for place in places[:: -(-len(places) // _TRIED_CHIPS)]:
+        try:
+            sample = chips[place]
+        except SceneError:
+            continue  # named when it is its turn
+        check(sample['image'], chips.sensor, sample['valid'], source=os.path.dirname(chips.files[place]))
 
 
 def _damaged_before_first(chips: ClayChips) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
@@ -26,7 +27,7 @@ from torchgeo_clay.datasets.raster.georeference import window_center, window_gsd
 from torchgeo_clay.datasets.raster.indexing import grid_of, scene_index, scenes_at, window_on_grid
 from torchgeo_clay.datasets.raster.merging import combine_samples, overlay_samples
 from torchgeo_clay.datasets.raster.reading import Handles, Pixels, Valid, read_window, read_window_on_grid
-from torchgeo_clay.datasets.raster.scanning import log_assumptions, nothing_left, scan_scenes
+from torchgeo_clay.datasets.raster.scanning import list_skipped, log_assumptions, nothing_left, scan_scenes
 from torchgeo_clay.datasets.raster.scene import Scene, file_version
 from torchgeo_clay.sensors import Sensor, get_sensor
 
@@ -44,7 +45,7 @@ class SensorRaster(GeoDataset):
     ``wavelength`` and ``res``. Unknown place or time is NaN. Invalid pixels are 0.
 
     Args:
-        paths: files and folders of any raster format.
+        paths: files and folders of any raster format, or scenes of :func:`scan_scene`, which the options below made.
         sensor: name of a sensor, a YAML file, or a sensor.
         bands: names or aliases of the bands wanted, in the order wanted; None for all of the sensor's.
         scale: factor on every pixel, such as 10000 for reflectance from 0 to 1; None, with ``offset`` None, to follow
@@ -70,7 +71,7 @@ class SensorRaster(GeoDataset):
 
     def __init__(
         self,
-        paths: Path | Iterable[Path],
+        paths: Path | Iterable[Path] | Sequence[Scene],
         sensor: str | os.PathLike[str] | Sensor,
         bands: Sequence[str] | None = None,
         *,
@@ -94,17 +95,28 @@ class SensorRaster(GeoDataset):
         self.rgb_bands = self.sensor.rgb
         self.transforms = transforms
         self.cache = cache
-        files = list_rasters(paths)
         options = {'scale': scale, 'offset': offset, 'to_db': to_db, 'nodata': nodata, 'gsd': gsd, 'time': time}
-        scenes, self.skipped = scan_scenes(files, whole, bands, **options)
-        if not scenes:
-            raise ValueError(nothing_left(paths, whole, self.skipped, len(files)))
-        self.scenes = tuple(scenes)
+        self.scenes, self.skipped = self._scan(paths, whole, bands, options)
         log_assumptions(self.sensor, self.scenes)
         self.index, first_res = scene_index(self.scenes, crs)
         self._res = first_res if res is None else (res, res) if isinstance(res, int | float) else res
         self._handles = Handles()
         self._wavelength = torch.tensor(self.sensor.wavelengths, dtype=torch.float32)
+
+    @staticmethod
+    def _scan(
+        paths: Any, sensor: Sensor, bands: Sequence[str] | None, options: dict[str, Any]
+    ) -> tuple[tuple[Scene, ...], list[tuple[str, str]]]:
+        """Scan the files, unless they are scenes already."""
+        if isinstance(paths, Sequence) and paths and all(isinstance(path, Scene) for path in paths):
+            return tuple(paths), []
+        files = list_rasters(paths)
+        scenes, skipped = scan_scenes(files, sensor, bands, **options)
+        if not scenes:
+            raise ValueError(nothing_left(paths, sensor, skipped, len(files)))
+        if skipped:
+            warnings.warn(f'{sensor.name}: {list_skipped(skipped, len(files))}', stacklevel=3)
+        return tuple(scenes), skipped
 
     def __and__(self, other: GeoDataset) -> IntersectionDataset:
         """The places in both datasets, channels concatenated; put this dataset first, as its samples hold scalars."""

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,7 +15,7 @@ from torchgeo_clay.datasets.raster.files import SceneError, printable
 from torchgeo_clay.datasets.raster.scene import Scene, scan_scene
 from torchgeo_clay.sensors import Sensor
 
-__all__ = ('log_assumptions', 'nothing_left', 'scan_scenes')
+__all__ = ('list_skipped', 'log_assumptions', 'nothing_left', 'scan_scenes')
 
 
 #: Files named in one message.
@@ -36,9 +35,6 @@ def scan_scenes(
 
     Returns:
         The scenes, and of each file left out its path and the reason.
-
-    Warns:
-        UserWarning: once, naming the files left out and counting them.
     """
     scenes: list[Scene] = []
     skipped: list[tuple[str, str]] = []
@@ -47,13 +43,17 @@ def scan_scenes(
             scenes.append(scan_scene(file, sensor, bands, **options))
         except SceneError as error:
             skipped.append((printable(file), str(error).removeprefix(f'{printable(file)}: ')))
-    if skipped and scenes:
-        warnings.warn(f'{sensor.name}: {_list_skipped(skipped, len(files))}', stacklevel=3)
     return scenes, skipped
 
 
-def _list_skipped(skipped: Sequence[tuple[str, str]], total: int, most: int = _MOST) -> str:
-    """The files left out, by name and reason; beyond ``most`` their number."""
+def list_skipped(skipped: Sequence[tuple[str, str]], total: int, most: int = _MOST) -> str:
+    """List the files left out, by name and reason; beyond ``most`` their number.
+
+    Args:
+        skipped: of each file left out its path and the reason.
+        total: number of files found.
+        most: files listed.
+    """
     lines = [f'left out {len(skipped)} of {total} files:', *(f'  {path}: {reason}' for path, reason in skipped[:most])]
     if len(skipped) > most:
         lines.append(f'  and {len(skipped) - most} more; .skipped lists them all')
@@ -127,4 +127,4 @@ def nothing_left(paths: Any, sensor: Sensor, skipped: Sequence[tuple[str, str]],
     if total == 0:
         return f'{paths}: expected rasters of {sensor.name} in any format rasterio reads, found no file.'
     where = f'{paths}: ' if isinstance(paths, str | os.PathLike) else ''  # a list of files may be of any length
-    return f'{where}no scene of {sensor.name} is left; {_list_skipped(skipped, total)}'
+    return f'{where}no scene of {sensor.name} is left; {list_skipped(skipped, total)}'

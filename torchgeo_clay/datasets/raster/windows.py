@@ -9,7 +9,9 @@ ends. So no window is there twice, none is missing, and only a scene smaller tha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise, product
+from itertools import pairwise
+from operator import eq
+from typing import overload
 
 __all__ = ('check_windows', 'owned', 'starts', 'windows')
 
@@ -70,20 +72,58 @@ def starts(length: int, chip: int, stride: int, align: int = 1) -> tuple[int, ..
     return (*range(0, last, stride), last)
 
 
-def windows(height: int, width: int, chip: int, stride: int, align: int = 1) -> list[tuple[int, int]]:
-    """Upper left corners (row, column) of the windows that cover a scene, row by row.
+class Windows(Sequence[tuple[int, int]]):
+    """Upper left corners (row, column) of windows, row by row, computed when asked for; slices are of the same class.
+
+    Args:
+        rows: first rows.
+        cols: first columns.
+        places: positions in the product of both; None for all.
+    """
+
+    def __init__(self, rows: Sequence[int], cols: Sequence[int], places: range | None = None) -> None:
+        """Initialize a new Windows instance."""
+        self.rows, self.cols = rows, cols
+        self.places = range(len(rows) * len(cols)) if places is None else places
+
+    def __len__(self) -> int:
+        """Return the number of windows."""
+        return len(self.places)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare with any sequence of corners."""
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[int, int]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Windows: ...
+
+    def __getitem__(self, index: int | slice) -> tuple[int, int] | Windows:
+        """Return a window's corner, or some of the windows."""
+        if isinstance(index, slice):
+            return Windows(self.rows, self.cols, self.places[index])
+        row, col = divmod(self.places[index], len(self.cols))
+        return self.rows[row], self.cols[col]
+
+
+def windows(height: int, width: int, chip: int, stride: int, align: int = 1) -> Windows:
+    """Cover a scene with windows, row by row.
 
     Args:
         height: rows of the scene.
         width: columns of the scene.
-        chip: see :func:`starts`.
-        stride: see :func:`starts`.
-        align: see :func:`starts`.
+        chip: as for :func:`starts`, like stride and align.
+        stride: pixels from one window to the next.
+        align: windows begin at multiples of it.
 
     Raises:
-        ValueError: see :func:`starts`.
+        ValueError: as for :func:`starts`.
     """
-    return list(product(starts(height, chip, stride, align), starts(width, chip, stride, align)))
+    return Windows(starts(height, chip, stride, align), starts(width, chip, stride, align))
 
 
 def owned(first: Sequence[int], chip: int, align: int = 1) -> tuple[tuple[int, int], ...]:
