@@ -78,7 +78,7 @@ def root(tmp_path: Path) -> Path:
 SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     'zero bytes': (lambda path: path.write_bytes(b''), 'zero bytes'),
     'no raster': (lambda path: path.write_text('not a raster'), 'not readable as a raster'),
-    'truncated': (lambda path: truncated(path, None), 'truncated or damaged'),
+    'truncated': (lambda path: truncated(path, None), r'not readable at rows .* truncated or damaged'),
     'truncated before its directory': (lambda path: truncated(path, NAIP.band_names), 'not readable as a raster'),
     'too few bands': (lambda path: write(path, None, 3), 'too few bands: the file has 3'),
     'too many bands': (lambda path: write(path, None, 6), 'too many bands: the file has 6'),

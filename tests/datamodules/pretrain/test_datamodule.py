@@ -322,7 +322,7 @@ def test_wrong_units_are_named_once(tmp_path, scene):
 
 def test_wrong_units_of_chips_are_named(tmp_path):
     (tmp_path / 'sentinel-1-rtc').mkdir()
-    codes = dict.fromkeys(('lat_norm', 'lon_norm', 'week_norm', 'hour_norm'), np.array([0.6, 0.8]))
+    codes = dict.fromkeys(('lat_norm', 'lon_norm', 'week_norm', 'hour_norm'), np.array([0.0, 1.0]))
     for i in range(4):
         np.savez(tmp_path / f'sentinel-1-rtc/{i}.npz', pixels=np.full((2, 32, 32), 0.1, np.float32), **codes)
     with pytest.warns(UserWarning, match=r'sentinel-1-rtc: bands vv, vh of sentinel-1-rtc: expected decibels'):

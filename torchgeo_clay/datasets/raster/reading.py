@@ -28,6 +28,7 @@ from rasterio.windows import Window
 
 from torchgeo_clay.datasets.raster.files import SceneError, open_raster, printable
 from torchgeo_clay.datasets.raster.georeference import apply, shifted
+from torchgeo_clay.datasets.raster.sample import unreadable
 from torchgeo_clay.datasets.raster.scene import Scene
 
 __all__ = ('Handles', 'read_window', 'read_window_on_grid')
@@ -83,12 +84,10 @@ def _read_inside(dataset: DatasetReader, scene: Scene, window: Window) -> tuple[
     shape = int(window.height), int(window.width)
     try:
         return scene.validity.read(dataset, scene.band_indexes, window, shape, scene.dtype)
-    except (RasterioIOError, SceneError) as error:
-        raise SceneError(
-            f'{printable(scene.path)}: not readable at rows {window.row_off} to {window.row_off + window.height}, '
-            f'columns {window.col_off} to {window.col_off + window.width}: {error}. Is the file truncated? Copy it '
-            'again.'
-        ) from error
+    except RasterioIOError as error:
+        raise SceneError(f'{printable(scene.path)}: {unreadable(window, error)}') from error
+    except SceneError as error:
+        raise SceneError(f'{printable(scene.path)}: {error}') from error
 
 
 def read_window_on_grid(

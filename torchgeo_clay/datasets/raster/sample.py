@@ -18,7 +18,7 @@ from torchgeo_clay.datasets.raster.files import SceneError
 from torchgeo_clay.datasets.raster.validity import Validity
 from torchgeo_clay.sensors import Sensor
 
-__all__ = ('check_complete', 'read_sample', 'undeclared_fill')
+__all__ = ('check_complete', 'read_sample', 'undeclared_fill', 'unreadable')
 
 Pixels = npt.NDArray[Any]
 Valid = npt.NDArray[np.bool_]
@@ -50,15 +50,27 @@ def check_complete(dataset: DatasetReader) -> None:
     for band, (rows, cols) in zip(dataset.indexes, dataset.block_shapes, strict=True):
         height = min((dataset.height - 1) % rows + 1, _SIDE)
         width = min((dataset.width - 1) % cols + 1, _SIDE)
+        window = Window(dataset.width - width, dataset.height - height, width, height)
         try:
-            dataset.read(band, window=Window(dataset.width - width, dataset.height - height, width, height))
+            dataset.read(band, window=window)
         except RasterioIOError as error:
-            raise _damaged(error) from error
+            raise unreadable(window, error) from error
 
 
-def _damaged(error: RasterioIOError) -> SceneError:
-    """The error for pixels that cannot be read."""
-    return SceneError(f'truncated or damaged, as its pixels are not readable: {error} Copy it again.')
+def unreadable(window: Window, error: Exception) -> SceneError:
+    """Make the error for pixels that cannot be read.
+
+    Args:
+        window: where.
+        error: why.
+    """
+    rows, cols = (
+        (start, start + size) for start, size in ((window.row_off, window.height), (window.col_off, window.width))
+    )
+    return SceneError(
+        f'not readable at rows {rows[0]} to {rows[1]}, columns {cols[0]} to {cols[1]}: {error}. Is the file truncated '
+        'or damaged? Copy it again.'
+    )
 
 
 def read_sample(dataset: DatasetReader, bands: Sequence[int], validity: Validity, dtype: str) -> tuple[Pixels, Valid]:
@@ -78,14 +90,14 @@ def read_sample(dataset: DatasetReader, bands: Sequence[int], validity: Validity
     Raises:
         SceneError: if the file cannot be read.
     """
-    try:
-        found: list[tuple[Pixels, Valid]] = []
-        for window, shape in _windows(dataset):
+    found: list[tuple[Pixels, Valid]] = []
+    for window, shape in _windows(dataset):
+        try:
             found.append(validity.read(dataset, bands, window, shape, dtype))
-            if sum(int(valid.sum()) for _, valid in found) >= _ENOUGH:
-                break
-    except RasterioIOError as error:
-        raise _damaged(error) from error
+        except RasterioIOError as error:
+            raise unreadable(window, error) from error
+        if sum(int(valid.sum()) for _, valid in found) >= _ENOUGH:
+            break
     pixels = np.concatenate([p.reshape(len(bands), 1, -1) for p, _ in found], axis=2)
     valid = np.concatenate([v.reshape(1, 1, -1) for _, v in found], axis=2)
     places = np.flatnonzero(valid)
