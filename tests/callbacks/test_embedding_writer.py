@@ -323,7 +323,7 @@ class TestBadInput:
             'radar.tif': 'sentinel-1-rtc',
         }
 
-    @pytest.mark.filterwarnings('ignore:naip. please check.*measure:UserWarning')
+    @pytest.mark.filterwarnings('ignore:naip. please check:UserWarning')
     def test_a_scene_across_the_antimeridian(self, task: ClayEmbedding, tmp_path: Path) -> None:
         scene = write_scene(tmp_path / 'x.tif', 32, 32, crs='EPSG:32701', transform=from_origin(1.5e5, 8e6, 1000, 1000))
         run(task, scene, tmp_path / 'e.parquet')

@@ -256,7 +256,7 @@ class TestBadInput:
         with open_raster(tmp_path / 'out/x.tif') as file:
             assert file.shape == (20, 30)
 
-    @pytest.mark.filterwarnings('ignore:naip. please check.*measure:UserWarning')
+    @pytest.mark.filterwarnings('ignore:naip. please check:UserWarning')
     def test_across_the_antimeridian(self, segmentation: ClaySemanticSegmentation, tmp_path: Path) -> None:
         where = {'crs': 'EPSG:32701', 'transform': from_origin(1.5e5, 8e6, 1000, 1000)}
         scene = write_scene(tmp_path / 'in/x.tif', 40, 40, **where)

@@ -138,7 +138,7 @@ def test_a_scene_by_its_url(task: ClayEmbedding, url: str, tmp_path: Path) -> No
 # bad input ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings('ignore:naip. please check.*measure:UserWarning')
+@pytest.mark.filterwarnings('ignore:naip. please check:UserWarning')
 def test_across_the_antimeridian_the_centre_is_there(task: ClayEmbedding, tmp_path: Path) -> None:
     where = {'crs': 'EPSG:32701', 'transform': from_origin(1.65e5, 8e6, 1000, 1000)}
     scene = write_scene(tmp_path / 'x.tif', 32, 32, **where)

@@ -67,8 +67,8 @@ class _Values:
         unit = 'decibels' if self.sensor.scale == 'db' else 'values'
         low, high = self.bands[chosen].aminmax()
         return (
-            f'{"band" if len(chosen) == 1 else "bands"} {names} of {self.sensor.name}: expected {unit} around '
-            f'{around}, got values from {low:g} to {high:g}. {remedy}'
+            f'{self.sensor.name}: expected {unit} around {around}, got values from {low:g} to {high:g} in '
+            f'{"band" if len(chosen) == 1 else "bands"} {names}. {remedy}'
         )
 
 
@@ -231,10 +231,10 @@ class UnitsCheck:
         Raises:
             ValueError: as :func:`check_units`.
         """
-        source = source or sensor.name
-        if self._seen[source] >= self.limit:
+        key = source or sensor.name
+        if self._seen[key] >= self.limit:
             return
         message = check_units(image, sensor, valid)
-        self._seen[source] += 1 if message is None else self.limit
+        self._seen[key] += 1 if message is None else self.limit
         if message is not None:
-            warnings.warn(f'{source}: {message}', UserWarning, stacklevel=2)
+            warnings.warn(f'{source}: {message}' if source else message, UserWarning, stacklevel=2)

@@ -82,7 +82,7 @@ def test_what_the_user_says_counts(write, caplog):
         assert image(path, S2, offset=0).dtype == np.uint16
     assert 'converted' not in caplog.text
     fractions = write(S2, reflectance(S2).astype(np.float32), 'fractions.tif')
-    with pytest.warns(UserWarning, match=r'fractions\.tif: bands blue, .* expected values .* scale=10000'):
+    with pytest.warns(UserWarning, match=r'fractions\.tif: .*expected values .* in bands blue, .* scale=10000'):
         image(fractions, S2)
     assert 50 <= image(fractions, S2, scale=10000).min() < image(fractions, S2, scale=10000).max() <= 3000
 
