@@ -106,6 +106,13 @@ def test_color_interpretation_is_followed():
     assert match_bands(LINZ, ['B', 'G', 'R'], colors=RGB) == ((3, 2, 1), 'names')  # RGB is what writers put
 
 
+@pytest.mark.parametrize('colors', [('cyan', 'magenta', 'yellow', 'black'), ('palette',)])
+def test_pictures_are_refused(colors):
+    bands = None if len(colors) == 4 else ['red']
+    with pytest.raises(SceneError, match=f'no measurements, its color interpretation is {colors[0]}'):
+        match_bands(NAIP, [None] * len(colors), bands, colors=colors)
+
+
 def test_a_stated_order_that_color_interpretation_contradicts_is_refused():
     with pytest.raises(
         SceneError, match=r'bands= states the order blue, green, red, but .* band 1 is red, band 3 is b'

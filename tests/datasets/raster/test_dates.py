@@ -135,7 +135,7 @@ def test_finds_the_acquisition_in_a_name(name, when):
     'name',
     [
         'NAIP_VA_sherando_3707801_ne.tif', 'T32TQM.tif', 'scene_2014.tif', '00002806639B424A.tif', 'A2017366.tif',
-        'median_20200101_20201231.tif', '2020-01-01--2020-12-31.tif',
+        'median_20200101_20201231.tif', 'S2_20200101T000000_20201231T235959_median.tif', '2020-01-01--2020-12-31.tif',
         'S2A_OPER_MSI_L1C_TL_SGS__20160828T154230_A006180_T32TQM_B04.tif',
     ],
 )  # fmt: skip

@@ -37,6 +37,12 @@ _OTHER_ORDER = ('landsat-c2l1', 'landsat-c2l2-sr', 'satellogic-MSI-L1D')
 _COLOR_INFRARED = re.compile(r'(?<![a-z])(?:cir|nrg|irrg|irg|false[-_ ]?colou?r)(?![a-z])', re.IGNORECASE)
 
 
+#: Color interpretations of pictures: indexes into a palette, and other models of color than red, green and blue.
+_NO_SPECTRUM = (
+    'palette', 'hue', 'saturation', 'lightness', 'cyan', 'magenta', 'yellow', 'black', 'Y', 'Cb', 'Cr',
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class FileBand:
     """What a file says about one of its bands.
@@ -141,6 +147,8 @@ def match_bands(
             f'{", ".join("/".join(b.names) for b in sensor.bands)}. Is it in the right sensor folder? Else describe '
             'its bands in a sensor of your own.'
         )
+    if wrong := [b.color for b in file if b.color in _NO_SPECTRUM and sensor.find(b.color) is None]:
+        raise SceneError(f'its pixels are no measurements, its color interpretation is {", ".join(wrong)}.')
     colors = _colors(sensor, file)
     if bands is not None and (order := _stated(wanted, file, colors)):
         return BandMatch(order, 'bands')

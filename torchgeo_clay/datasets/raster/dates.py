@@ -172,7 +172,7 @@ _IN_NAME = tuple(
 # What precedes the acquisition in the names of Sentinel-2 before 2016; without it they date the processing alone.
 _OLD_SENTINEL_2 = re.compile(r'^S2[ABC]_OPER_(?:.*_V(?=\d{8}T)|.*$)', re.IGNORECASE)
 # Products whose second date is that of processing.
-_PROCESSED = re.compile(r'L[COTEM]\d\d_|m_\d{7}_', re.IGNORECASE)
+_PROCESSED = re.compile(r'L[COTEM]\d\d_|m_\d{7}_|OPERA_|AST_|S[123][A-D]_', re.IGNORECASE)
 # Composites of MODIS that are named for the first of eight days.
 _EIGHT_DAYS = re.compile(r'M[OY]D09[AQ]1', re.IGNORECASE)
 _BETWEEN = re.compile(r'[-_. ]+(?:to[-_. ]+)?', re.IGNORECASE)
@@ -205,9 +205,7 @@ def _from_text(name: str) -> Acquisition:
         return _interval(first, replace(first, start=first.start + 7 * _DAY, stop=first.stop + 7 * _DAY))
     for other, last in dates[1:]:
         between = name[match.end() : other.start()]
-        if first.has_hour or last.has_hour or _PROCESSED.match(name) or not _BETWEEN.fullmatch(between):
-            continue
-        if last.start > first.start:
+        if _BETWEEN.fullmatch(between) and not _PROCESSED.match(name) and last.start - first.start >= _DAY:
             return _interval(first, last)
     return first
 
@@ -215,8 +213,8 @@ def _from_text(name: str) -> Acquisition:
 def from_name(path: str | os.PathLike[str]) -> Acquisition:
     """An acquisition from a file name, else from the name of the product's folder, such as a SAFE.
 
-    The first plausible date counts, as products name that of processing after it. Two dates of days side by side are
-    an interval, of Landsat and NAIP acquisition and processing.
+    The first plausible date counts, as products name that of processing after it. Two dates side by side are an
+    interval, in products such as Landsat's acquisition and processing.
 
     Args:
         path: the file.
