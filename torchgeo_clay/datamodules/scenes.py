@@ -24,8 +24,7 @@ from torchgeo.datamodules import BaseDataModule
 from torchgeo_clay.conditioning import check_batch
 from torchgeo_clay.datamodules.arguments import check_at_least, check_precision
 from torchgeo_clay.datasets import Scene, SceneError, SensorRaster, scan_scene
-from torchgeo_clay.datasets.raster.detection import detect_sensor
-from torchgeo_clay.datasets.raster.files import list_rasters, printable
+from torchgeo_clay.datasets.raster.files import list_rasters
 from torchgeo_clay.datasets.raster.scanning import scan_scenes
 from torchgeo_clay.datasets.raster.windows import PATCH, check_windows, windows
 from torchgeo_clay.sensors import Sensor, get_sensor
@@ -151,20 +150,10 @@ class SceneDataModule(BaseDataModule):
 
     def _find(self) -> tuple[dict[str, SensorRaster], list[tuple[str, str]]]:
         """Return name of a sensor → its scenes, and (path, reason) of the files skipped."""
-        by_sensor: dict[Sensor, list[str]] = {}
-        skipped: list[tuple[str, str]] = []
-        for file in list_rasters(self.paths):
-            try:
-                by_sensor.setdefault(self.sensor or detect_sensor(file), []).append(file)
-            except SceneError as error:
-                name = printable(file)
-                skipped.append((name, str(error).removeprefix(f'{name}: ')))
-        found: dict[str, SensorRaster] = {}
-        for sensor, files in sorted(by_sensor.items(), key=lambda item: item[0].name):
-            scenes, wrong = scan_scenes(files, sensor, self.bands, **self.reading)
-            skipped += wrong
-            if scenes:
-                found[sensor.name] = SensorRaster(scenes, sensor, self.bands)
+        scenes, skipped = scan_scenes(list_rasters(self.paths), self.sensor, self.bands, **self.reading)
+        found = {}
+        for name, some in groupby(sorted(scenes, key=_sensor_name), _sensor_name):
+            found[name] = SensorRaster(list(some), self.sensor or name, self.bands)
         if not found:
             lines = '\n'.join(f'  {path}: {reason}' for path, reason in skipped[:10]) or '  (no file at all)'
             raise ValueError(f'paths: expected scenes, found none to use in {self.paths}:\n{lines}')
@@ -200,6 +189,11 @@ class SceneDataModule(BaseDataModule):
         """Close the files."""
         for raster in self.rasters.values():
             raster.close()
+
+
+def _sensor_name(scene: Scene) -> str:
+    """Name of a scene's sensor."""
+    return scene.sensor.name
 
 
 class SceneLoader:

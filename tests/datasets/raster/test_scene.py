@@ -2,6 +2,7 @@
 
 import math
 import os
+import tracemalloc
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import rasterio.shutil
 from rasterio.enums import ColorInterp
 from rasterio.transform import from_origin
 
+from torchgeo_clay.datamodules import SceneDataModule
 from torchgeo_clay.datasets import SceneError, SensorRaster, scan_scene
 from torchgeo_clay.sensors import get_sensor
 
@@ -172,3 +174,21 @@ def test_infrared_that_calls_itself_alpha_is_no_mask(write_raster):
     rgba = write_raster('b.tif', descriptions=None, **rgba)
     scene = scan_scene(rgba, LINZ)
     assert (scene.band_indexes, scene.validity.alpha) == ((1, 2, 3), (4,))
+
+
+def test_a_sparse_scene_costs_no_memory_before_it_is_read(tmp_path: Path):
+    path = tmp_path / 'huge.vrt'
+    bands = ''.join(
+        f'<VRTRasterBand dataType="Byte" band="{i}"><Description>{name}</Description></VRTRasterBand>'
+        for i, name in enumerate(NAIP.band_names, start=1)
+    )
+    srs = '<SRS>EPSG:32630</SRS><GeoTransform>500000, 1, 0, 4600000, 0, -1</GeoTransform>'
+    path.write_text(f'<VRTDataset rasterXSize="1000000" rasterYSize="1000000">{srs}{bands}</VRTDataset>')
+    tracemalloc.start()
+    scene = scan_scene(path, NAIP)
+    data = SceneDataModule(str(path), sensor='naip', nodata=0)
+    data.setup('predict')
+    assert (scene.height, scene.width) == (10**6, 10**6)
+    assert sum(len(unit.corners) for unit in data.units) == 3907**2
+    assert tracemalloc.get_traced_memory()[1] < 200e6
+    tracemalloc.stop()

@@ -7,7 +7,6 @@ Shapes: C bands, H rows, W columns.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +21,7 @@ from torchgeo_clay.sensors import Sensor
 from torchgeo_clay.sensors.decibels import check_to_db, to_decibels
 from torchgeo_clay.sensors.plausibility import check_units
 
-__all__ = ('RAW', 'Calibration', 'Declared', 'calibrate', 'check_calibration')
+__all__ = ('RAW', 'Calibration', 'Declared', 'calibrate', 'check_numbers')
 
 #: Reflectance = DN · scale + offset, of the products that Clay was trained on.
 _REFLECTANCE = {
@@ -117,23 +116,18 @@ class Declared:
         return set(self.scales) != {1.0} or set(self.offsets) != {0.0}
 
 
-def check_calibration(sensor: Sensor, scale: float | None, offset: float | None, to_db: bool) -> None:
-    """Check the user's options.
+def check_numbers(**options: float | None) -> None:
+    """Check the user's scale and offset.
 
     Args:
-        sensor: the sensor.
-        scale: factor; None to ask the file.
-        offset: summand; None to ask the file.
-        to_db: whether the numbers are linear power.
+        **options: each by its name; None to ask the file.
 
     Raises:
-        ValueError: for numbers that are not finite, a scale of zero, or decibels of an optical sensor.
+        ValueError: for numbers that are not finite, and a scale of zero.
     """
-    if scale is not None and not (math.isfinite(scale) and 0 < abs(scale) < 1e30):
-        raise ValueError(f'scale: expected a finite factor other than 0, got {scale}.')
-    if offset is not None and not (math.isfinite(offset) and abs(offset) < 1e30):
-        raise ValueError(f'offset: expected a finite number, got {offset}.')
-    check_to_db(sensor, to_db)
+    for name, value in options.items():
+        if value is not None and not (abs(value) < 1e30 and (value or name != 'scale')):
+            raise ValueError(f'{name}: expected a finite number{" other than 0" * (name == "scale")}, got {value}.')
 
 
 def calibrate(
@@ -159,7 +153,9 @@ def calibrate(
 
     Raises:
         SceneError: if the file's product is another sensor's.
+        ValueError: for decibels of an optical sensor.
     """
+    check_to_db(sensor, to_db)
     part = hls(declared.tags, declared.path)
     if part is not None:
         _check_hls(part, declared, sensor)

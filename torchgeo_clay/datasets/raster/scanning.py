@@ -23,15 +23,15 @@ _MOST = 10
 
 
 def scan_scenes(
-    files: Sequence[str], sensor: Sensor, bands: Sequence[str] | None = None, **options: Any
+    files: Sequence[str], sensor: Sensor | None = None, bands: Sequence[str] | None = None, **options: Any
 ) -> tuple[list[Scene], list[tuple[str, str]]]:
     """Scan files, keeping those that are scenes of the sensor.
 
     Args:
         files: the files.
-        sensor: the sensor, with all its bands.
-        bands: see :func:`torchgeo_clay.datasets.raster.scene.scan_scene`, as for ``options``.
-        options: ``offset``, ``to_db``, ``gsd``, ``time``.
+        sensor: their sensor, with all bands; None to detect each file's.
+        bands: as for :func:`~torchgeo_clay.datasets.scan_scene`, like the options.
+        **options: passed on.
 
     Returns:
         The scenes, and of each file left out its path and the reason.

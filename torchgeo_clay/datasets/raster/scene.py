@@ -19,14 +19,15 @@ from rasterio.io import DatasetReader
 
 from torchgeo_clay.conditioning import check_gsd
 from torchgeo_clay.datasets.raster.bands import file_bands, match_bands
-from torchgeo_clay.datasets.raster.calibration import RAW, Calibration, Declared, calibrate, check_calibration
+from torchgeo_clay.datasets.raster.calibration import RAW, Calibration, Declared, calibrate, check_numbers
 from torchgeo_clay.datasets.raster.dates import UNKNOWN, Acquisition, acquisition, parse_time
-from torchgeo_clay.datasets.raster.detection import FAR
+from torchgeo_clay.datasets.raster.detection import FAR, sensor_of
 from torchgeo_clay.datasets.raster.files import SceneError, open_raster, printable
 from torchgeo_clay.datasets.raster.georeference import georeferencing, window_center, window_gsd
 from torchgeo_clay.datasets.raster.sample import check_complete, read_sample, undeclared_fill
 from torchgeo_clay.datasets.raster.validity import Validity, read_validity
 from torchgeo_clay.sensors import Sensor
+from torchgeo_clay.sensors.decibels import check_to_db
 
 __all__ = ('Scene', 'file_version', 'scan_scene')
 
@@ -37,6 +38,7 @@ class Scene:
 
     Attributes:
         path: the file.
+        sensor: the sensor, with the bands that are read.
         height: rows.
         width: columns.
         crs: its coordinate reference system; None for unknown.
@@ -53,6 +55,7 @@ class Scene:
     """
 
     path: str
+    sensor: Sensor
     height: int
     width: int
     crs: CRS | None
@@ -120,7 +123,7 @@ def file_version(path: str) -> tuple[int, int] | None:
 
 def scan_scene(
     path: str | os.PathLike[str],
-    sensor: Sensor,
+    sensor: Sensor | None = None,
     bands: Sequence[str] | None = None,
     *,
     scale: float | None = None,
@@ -134,7 +137,7 @@ def scan_scene(
 
     Args:
         path: the file.
-        sensor: the sensor it is of, with all its bands.
+        sensor: its sensor, with all bands; None to detect it.
         bands: names or aliases of the bands wanted, in the order wanted; None for all of the sensor's. Also the order
             of a file that has as many bands and no names.
         scale: factor on every pixel, such as 10000 for reflectance from 0 to 1; None, with ``offset`` None, to follow
@@ -152,21 +155,24 @@ def scan_scene(
         SceneError: if the file can't be used; the message begins with its path.
         ValueError: for arguments that are wrong for every file.
     """
-    sensor.select(bands)
+    if sensor is not None:
+        sensor.select(bands)
+        check_to_db(sensor, to_db)
     if gsd is not None:
         check_gsd(gsd)
-    check_calibration(sensor, scale, offset, to_db)
-    values = {'scale': scale, 'offset': offset, 'to_db': to_db}
+    check_numbers(scale=scale, offset=offset)
+    values, acquired = {'scale': scale, 'offset': offset, 'to_db': to_db}, _given_time(time)
     name = os.fspath(path)
     version = file_version(name)
     with open_raster(name) as dataset:
         try:
-            scene = _scan(dataset, name, sensor, bands, nodata, values, gsd, _given_time(time))
+            sensor = sensor or sensor_of(dataset, name)
+            scene = _scan(dataset, name, sensor, bands, nodata, values, gsd, acquired)
             return replace(scene, version=version)
-        except (SceneError, RasterioError) as error:
-            raise SceneError(f'{printable(name)}: {error}') from error
         except UnicodeError as error:
             raise SceneError(f'{printable(name)}: its tags or band names are not UTF-8 ({error}).') from error
+        except (ValueError, RasterioError) as error:  # SceneError, and an option that does not fit the detected sensor
+            raise SceneError(f'{printable(name)}: {error}') from error
 
 
 def _given_time(time: float | str | None) -> Acquisition | None:
@@ -220,6 +226,7 @@ def _scan(
     when, disagreement = acquisition(dataset.tags(), path)
     scene = Scene(
         path=path,
+        sensor=sensor.select(bands),
         height=dataset.height,
         width=dataset.width,
         crs=crs,
