@@ -89,9 +89,11 @@ def make_task(method: str, data: Benchmark, checkpoint: Path) -> LightningModule
         return Classification('resnet18', in_channels=channels, **common)
     if method == 'RCF':
         return (RCFSegmentation if dense else RCFClassification)(in_channels=channels, **common)
-    common |= {'model': 'clay_tiny_patch8', 'weights': None if method.startswith('random') else str(checkpoint)}
+    common |= {'weights': None if method.startswith('random') else str(checkpoint)}
     common |= {'freeze_backbone': 'frozen' in method, 'lora': 8 if 'LoRA' in method else None}
-    return ClaySemanticSegmentation(**common) if dense else ClayClassification(pooling='avg', **common)
+    if dense:
+        return ClaySemanticSegmentation(backbone='clay_tiny_patch8', **common)
+    return ClayClassification('clay_tiny_patch8', pooling='mean', **common)
 
 
 def run(method: str, data: Benchmark, checkpoint: Path, seed: int, steps: int, batch: int) -> float:

@@ -148,7 +148,7 @@ def main() -> None:
         pooling: ClayEmbedding('clay_tiny_patch8', weights=arguments.checkpoint, pooling=pooling).eval()
         for pooling in ('class', 'patches')
     }
-    dense = ClaySemanticSegmentation('clay_tiny_patch8', weights=arguments.checkpoint, num_classes=3).eval()
+    dense = ClaySemanticSegmentation('unet', 'clay_tiny_patch8', weights=arguments.checkpoint, num_classes=3).eval()
     groups, refused = grouped(arguments.source.resolve())
     pictures, tables, lines = {}, {}, []
     for name, (files, options) in groups.items():

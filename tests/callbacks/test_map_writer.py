@@ -29,7 +29,7 @@ from torchgeo_clay.tasks import ClayPixelwiseRegression, ClaySemanticSegmentatio
 from torchgeo_clay.writers import OutputError
 
 NAIP = get_sensor('naip')
-TINY = {'model': 'clay_tiny_patch8'}
+TINY = {'backbone': 'clay_tiny_patch8'}
 
 
 def write_scene(
@@ -141,7 +141,7 @@ def test_maps_of_classes_are_those_of_map_scenes(
             assert [file.colormap(1)[i][:3] for i in range(3)] == [tuple(c) for c in colors]
             assert json.loads(file.tags()['CLASSES']) == {'0': 'a', '1': 'b', '2': 'c'}
             said = json.loads(file.tags()['TORCHGEO_CLAY'])
-    assert (said['model'], said['stride'], len(said['weights_sha256'])) == ('clay_tiny_patch8', 24, 64)
+    assert (said['backbone'], said['stride'], len(said['weights_sha256'])) == ('clay_tiny_patch8', 24, 64)
 
 
 def test_a_map_of_values(scenes: Path, tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_a_scene_by_its_url(task: ClayEmbedding, url: str, tmp_path: Path) -> No
     found, expected = gpd.read_parquet(far), gpd.read_parquet(near)
     assert set(found['source']) == {f'{url}/a.tif'}
     assert found.drop(columns='source').equals(expected.drop(columns='source'))
-    dense = ClaySemanticSegmentation(model='clay_tiny_patch8', weights=False, num_classes=2).eval()
+    dense = ClaySemanticSegmentation(backbone='clay_tiny_patch8', weights=False, num_classes=2).eval()
     run(dense, [f'{url}/a.tif'], RasterWriter(str(tmp_path / 'maps')), unit_size=None)
     with rasterio.open(tmp_path / 'maps/a.tif') as file:
         assert file.shape == (300, 70)

@@ -29,7 +29,7 @@ class Scenes(TinyDataModule):
 def config(folder: Path, task: str, of: str, **options: Any) -> str:
     path = folder / 'task.yaml'  # config.yaml is what the command writes there
     contents = {
-        'model': {'class_path': f'torchgeo_clay.tasks.{task}', 'init_args': {'model': TINY, **options}},
+        'model': {'class_path': f'torchgeo_clay.tasks.{task}', 'init_args': options},
         'data': {'class_path': f'{Scenes.__module__}.Scenes', 'init_args': {'of': of}},
         'trainer': {
             'accelerator': 'cpu', 'max_epochs': 1, 'default_root_dir': str(folder), 'enable_progress_bar': False,
@@ -47,9 +47,13 @@ def config(folder: Path, task: str, of: str, **options: Any) -> str:
 @pytest.mark.parametrize(
     ('task', 'of', 'options'),
     [
-        ('ClayClassification', 'labels', {'num_classes': 3, 'lora': {'r': 2}, 'pooling': 'avg'}),
-        ('ClaySemanticSegmentation', 'masks', {'num_classes': 3, 'decoder': 'segformer', 'trainable_blocks': 1}),
-        ('ClayChangeDetection', 'changes', {'decoder': 'segformer', 'layer_decay': 0.8}),
+        ('ClayClassification', 'labels', {'model': TINY, 'num_classes': 3, 'lora': {'r': 2}, 'pooling': 'mean'}),
+        (
+            'ClaySemanticSegmentation',
+            'masks',
+            {'model': 'segformer', 'backbone': TINY, 'num_classes': 3, 'trainable_blocks': 1},
+        ),
+        ('ClayChangeDetection', 'changes', {'model': 'segformer', 'backbone': TINY, 'layer_decay': 0.8}),
     ],
 )
 def test_the_command(
@@ -59,7 +63,7 @@ def test_the_command(
     torchgeo_command('fit', '--config', path)
     checkpoint = tmp_path / 'run/best.ckpt'
     saved = torch.load(checkpoint, weights_only=True)
-    assert saved['hyper_parameters']['model'] == TINY
+    assert saved['hyper_parameters']['model'] == options['model']
     for stage in ('validate', 'test', 'predict') if of == 'labels' else ('test', 'predict'):
         torchgeo_command(stage, '--config', path, '--ckpt_path', checkpoint)
 
@@ -69,5 +73,5 @@ def test_the_command_takes_a_checkpoint_of_a_script(torchgeo_command: Callable[.
     run = trainer()
     run.fit(ClayClassification(TINY, num_classes=3, lr=0.01), Scenes('labels'))
     run.save_checkpoint(tmp_path / 'own.ckpt')
-    path = config(tmp_path, 'ClayClassification', 'labels', num_classes=3)
+    path = config(tmp_path, 'ClayClassification', 'labels', model=TINY, num_classes=3)
     torchgeo_command('test', '--config', path, '--ckpt_path', tmp_path / 'own.ckpt')

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers import TensorBoardLogger
 from tiny_batches import DATES, KNOWN, TINY, TinyDataModule, image, labelled, loss_of, mask, masked, told, trainer
 from torchgeo.tasks import ChangeDetection, Classification, PixelwiseRegression, Regression, SemanticSegmentation
+from torchgeo.tasks.base import BaseTask
 
 from torchgeo_clay.callbacks import SensorMetadata
 from torchgeo_clay.conditioning import Conditioning, encode_latlon, encode_time
@@ -41,22 +42,22 @@ PAIRS: dict[str, tuple[Any, Any, TinyDataModule]] = {
         TinyDataModule(lambda i: {'label': image(2, seed=i)}),
     ),
     'segmentation': (
-        lambda: ClaySemanticSegmentation(TINY, 'upernet', num_classes=3, ignore_index=0, class_weights=[1, 2, 3]),
+        lambda: ClaySemanticSegmentation('upernet', TINY, num_classes=3, ignore_index=0, class_weights=[1, 2, 3]),
         lambda: SemanticSegmentation('upernet', TU, num_classes=3, ignore_index=0, class_weights=[1, 2, 3]),
         TinyDataModule(masked()),
     ),
     'binary': (
-        lambda: ClaySemanticSegmentation(TINY, 'segformer', task='binary', loss='bce'),
+        lambda: ClaySemanticSegmentation('segformer', TINY, task='binary', loss='bce'),
         lambda: SemanticSegmentation('segformer', TU, task='binary', loss='bce'),
         TinyDataModule(masked(classes=2)),
     ),
     'pixelwise': (
-        lambda: ClayPixelwiseRegression(TINY, 'deeplabv3+'),
+        lambda: ClayPixelwiseRegression('deeplabv3+', TINY),
         lambda: PixelwiseRegression('deeplabv3+', TU),
         TinyDataModule(lambda i: {'mask': image(32, 32, seed=i)}),
     ),
     'change': (
-        lambda: ClayChangeDetection(TINY),
+        lambda: ClayChangeDetection('unet', TINY),
         lambda: ChangeDetection('fcsiamdiff', TU),
         # stock tasks can't tell the dates apart, so neither has a time here
         TinyDataModule(
@@ -124,7 +125,9 @@ def test_training_changes_all_that_is_trained(name: str) -> None:
 @pytest.mark.parametrize('name', PAIRS)
 def test_what_is_saved_are_the_arguments(name: str) -> None:
     task = PAIRS[name][0]()
-    assert set(task.hparams) == set(inspect.signature(type(task).__init__).parameters) - {'self', 'weights'}
+    classes = [c for c in type(task).__mro__ if issubclass(c, BaseTask) and '__init__' in vars(c)]
+    arguments = {name for c in classes for name in inspect.signature(c.__init__).parameters}
+    assert set(task.hparams) == arguments - {'self', 'kwargs', *task.ignore}
 
 
 @pytest.mark.parametrize('name', ['multiclass', 'segmentation', 'pixelwise', 'change'])
@@ -170,7 +173,7 @@ def test_predictions_follow_what_the_batch_says(name: str, other: dict[str, Any]
 
 def test_each_sample_and_date_is_told_its_own() -> None:
     """Two dates give what one gets from showing the encoder each image by itself."""
-    task = ClayChangeDetection(TINY).eval()
+    task = ClayChangeDetection('unet', TINY).eval()
     batch = {
         'image': image(2, 2, 3, 32, 32),
         'wavelength': KNOWN['wavelength'].expand(2, 3),
@@ -199,7 +202,7 @@ def test_each_sample_and_date_is_told_its_own() -> None:
 
 
 def test_dates_that_are_alike_differ_in_nothing() -> None:
-    task = ClayChangeDetection(TINY).eval()
+    task = ClayChangeDetection('unet', TINY).eval()
     batch = TinyDataModule(masked(classes=2), (2, 3, 32, 32), **KNOWN).batch()
     batch['image'][:, 1] = batch['image'][:, 0]
     seen = []
@@ -212,7 +215,7 @@ def test_dates_that_are_alike_differ_in_nothing() -> None:
 
 
 def test_multiclass_change() -> None:
-    task = ClayChangeDetection(TINY, task='multiclass', num_classes=3, loss='ce')
+    task = ClayChangeDetection('unet', TINY, task='multiclass', num_classes=3, loss='ce')
     data = TinyDataModule(lambda i: {'mask': mask((1, 24, 40), 3, i)}, (2, 3, 24, 40))
     run = trainer()
     run.fit(task, data)
@@ -224,12 +227,12 @@ def test_multiclass_change() -> None:
     ('task', 'data', 'bare'),
     [
         (
-            lambda: ClaySemanticSegmentation(TINY, num_classes=3),
+            lambda: ClaySemanticSegmentation('unet', TINY, num_classes=3),
             TinyDataModule(masked(), **KNOWN | {'res': torch.tensor(20.0)}),
             TinyDataModule(masked(), **{k: KNOWN[k] for k in ('lat', 'lon', 'time')}),
         ),
         (
-            lambda: ClayChangeDetection(TINY),
+            lambda: ClayChangeDetection('unet', TINY),
             TinyDataModule(masked(classes=2), (2, 3, 32, 32), **DATES | {'res': torch.tensor(20.0)}),
             TinyDataModule(masked(classes=2), (2, 3, 32, 32), **{k: DATES[k] for k in ('lat', 'lon', 'time')}),
         ),
@@ -269,7 +272,7 @@ def test_mistakes_in_a_batch(change: dict[str, Any], message: str) -> None:
 
 
 def test_mistakes_in_dates() -> None:
-    task = ClayChangeDetection(TINY)
+    task = ClayChangeDetection('unet', TINY)
     batch = TinyDataModule(masked(classes=2), (2, 3, 32, 32)).batch()
     for change, message in (
         ({'image': batch['image'].flatten(1, 2)}, r'dates stacked as channels cannot be distinguished'),
@@ -282,7 +285,7 @@ def test_mistakes_in_dates() -> None:
 
 
 def test_labels_may_be_ignored() -> None:
-    task = ClaySemanticSegmentation(TINY, 'segformer', num_classes=3, ignore_index=255)
+    task = ClaySemanticSegmentation('segformer', TINY, num_classes=3, ignore_index=255)
     good = mask((2, 8, 8))
     good[0, 0, 0] = 255
     task.check_labels({'mask': good})

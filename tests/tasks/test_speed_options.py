@@ -14,8 +14,7 @@ from torchgeo_clay.conditioning import Conditioning
 from torchgeo_clay.datamodules import ClayPretrainDataModule
 from torchgeo_clay.sensors import get_sensor
 from torchgeo_clay.tasks import ClayEmbedding, ClayPretraining
-from torchgeo_clay.tasks.optim import cosine, finetuning, published
-from torchgeo_clay.tasks.precision import warn_if_emulated
+from torchgeo_clay.tasks.optim import cosine, finetuning, published, warn_if_emulated
 
 
 @pytest.fixture(autouse=True)

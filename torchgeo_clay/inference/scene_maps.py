@@ -209,7 +209,7 @@ class SceneMaps(SceneOutput):
         self.paths = map_paths(Path(out), given, sources)
         hparams = model.hparams if isinstance(model, LightningModule) else {}
         run = {
-            **{key: hparams.get(key) for key in ('model', 'backbone', 'decoder', 'task')},
+            **{key: hparams.get(key) for key in ('model', 'backbone', 'task')},
             'weights_sha256': tensor_digest(model.state_dict()),
             **asdict(style),
             **self.data.settings,

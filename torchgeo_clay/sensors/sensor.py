@@ -177,7 +177,9 @@ class Sensor:
                 f'{self.name}: expected an image (…, {len(self)}, H, W) of the bands {", ".join(self.band_names)}, got '
                 f'{tuple(image.shape)}. Select the bands of the image with Sensor.select.'
             )
-        mean, std = _statistics(self, image.device)
+        # torch.compile traces no cache
+        statistics = _statistics if torch.compiler.is_compiling() else _cached_statistics
+        mean, std = statistics(self, image.device)
         normalized = (image.to(torch.float32) - mean) / std
         return normalized if valid is None else torch.where(valid, normalized, 0.0)
 
@@ -246,12 +248,14 @@ class Sensor:
             raise ValueError(f'{os.fspath(path)}: {error}') from error
 
 
-@functools.lru_cache(maxsize=128)
 def _statistics(sensor: Sensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and std of a sensor, each (C, 1, 1) float32, copied to a device once."""
+    """Mean and std of a sensor, each (C, 1, 1) float32."""
     with torch.inference_mode(False):  # or training would get the inference tensors of a prediction before it
         mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (sensor.mean, sensor.std))
         return mean.to(device), std.to(device)
+
+
+_cached_statistics = functools.lru_cache(maxsize=128)(_statistics)
 
 
 def _check_keys(where: str, mapping: Mapping[str, Any], *, required: set[str], known: set[str]) -> None:

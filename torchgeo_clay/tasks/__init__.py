@@ -5,9 +5,8 @@
 from torchgeo_clay.tasks.change import ClayChangeDetection
 from torchgeo_clay.tasks.classification import ClayClassification
 from torchgeo_clay.tasks.embedding import ClayEmbedding
-from torchgeo_clay.tasks.pixelwise_regression import ClayPixelwiseRegression
 from torchgeo_clay.tasks.pretraining import ClayPretraining
-from torchgeo_clay.tasks.regression import ClayRegression
+from torchgeo_clay.tasks.regression import ClayPixelwiseRegression, ClayRegression
 from torchgeo_clay.tasks.segmentation import ClaySemanticSegmentation
 
 __all__ = (

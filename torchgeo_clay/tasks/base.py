@@ -1,47 +1,59 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""What Clay's tasks have beyond TorchGeo's: metadata, freezing, adapters, layer-wise rates, padding, export.
+"""The part of Clay's tasks that TorchGeo's lack: metadata, partial training, adapters, layer-wise rates, export.
 
-Shapes: B samples, T dates, C bands, H × W pixels.
+Shapes: B samples, T dates, C bands, H × W pixels, K outputs.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchgeo.tasks import BaseTask
 
 from torchgeo_clay.conditioning import Conditioning, on_host, task_conditioning
 from torchgeo_clay.models import CheckpointError, Clay, builders, save_encoder
-from torchgeo_clay.models.clay import find_clay
+from torchgeo_clay.models.clay import find_clay, pad_image
 from torchgeo_clay.models.decoders import DenseClay
 from torchgeo_clay.models.freezing import eval_frozen, freeze_encoder
 from torchgeo_clay.models.lora import add_lora, merge_lora
 from torchgeo_clay.models.weights import WeightsLike
 from torchgeo_clay.tasks.labels import check_labels
-from torchgeo_clay.tasks.optim import finetuning, warm_cosine
+from torchgeo_clay.tasks.optim import finetuning, warm_cosine, warn_if_emulated
 
-__all__ = ('ClayTask',)
+__all__ = ('ClayTask', 'ImageTask', 'PixelTask')
+
+#: Arguments of TorchGeo's tasks that have no effect on Clay's: their defaults there, and the remedy.
+_REFUSED: dict[str, tuple[Any, str]] = {
+    'in_channels': (3, 'the number of channels is that of the wavelengths of each batch. Leave it out'),
+    'num_filters': (3, 'only TorchGeo\'s "fcn" has filters. Leave it out'),
+    'patience': (10, 'the rate follows a warm-up and a cosine. Leave it out, and set warmup and lr'),
+    'backbone': ('resnet50', 'model names the encoder'),
+    'freeze_decoder': (False, 'a frozen decoder would be random. Leave it out; freeze_backbone freezes the encoder'),
+}
 
 
 class ClayTask(BaseTask):
-    """Mixed into one of TorchGeo's tasks, before it: each of its steps runs with Clay told about the batch.
+    """Mixin; must precede the TorchGeo task in the bases. Each step runs with Clay conditioned on its batch.
 
-    The steps, metrics, losses and plots are TorchGeo's own. A task that mixes this in has the arguments ``model``,
-    ``weights``, ``freeze_backbone``, ``trainable_blocks``, ``lora``, ``layer_decay``, ``lr``, ``weight_decay``,
-    ``schedule``, ``warmup``, ``patience`` and ``grad_checkpointing``, and builds ``self.model``.
+    Steps, metrics, losses and plots are TorchGeo's own.
     """
 
-    #: Not saved: the weights are in the checkpoint, the others are arguments of TorchGeo's tasks that these have not.
-    ignore: tuple[str, ...] = ('weights', 'in_channels', 'backbone', 'num_filters')
+    #: Names of :data:`_REFUSED` that the task does take.
+    taken: tuple[str, ...] = ()
 
-    #: Key of the batch that holds class labels, which are held against the number of classes; None for none.
+    #: Not saved: the weights are in the checkpoint, the others have no effect.
+    ignore: tuple[str, ...] = ('weights', '_class_path', *_REFUSED)
+
+    #: Key of the batch that holds class labels, which are checked against the number of classes; None for none.
     label_key: str | None = None
+
+    #: Name of the argument that names the encoder.
+    encoder_key = 'model'
 
     #: Whether images are (B, T, C, H, W), each date with its own metadata.
     sees_dates = False
@@ -51,99 +63,130 @@ class ClayTask(BaseTask):
     #: Name of a sensor → its bands, of the batches trained on; None for a task that was never trained.
     trained_on: dict[str, list[str]] | None = None
 
+    def __init__(
+        self,
+        *,
+        weights: WeightsLike = None,
+        freeze_backbone: bool = False,
+        trainable_blocks: int | None = None,
+        lora: int | dict[str, Any] | None = None,
+        drop_path_rate: float = 0.0,
+        lr: float = 1e-4,
+        layer_decay: float | None = None,
+        weight_decay: float = 0.05,
+        warmup: float = 0.05,
+        grad_checkpointing: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Initialize a new ClayTask instance.
+
+        Args:
+            weights: of the encoder: True for the release's, a member of ``ClayLarge8_Weights`` or its name, the path of
+                a released checkpoint, of one of our pretraining or of an encoder, or None for random ones.
+            freeze_backbone: freeze the encoder; it stays in eval mode. All other layers are trained.
+            trainable_blocks: train only this number of the encoder's last blocks, and the norm after them.
+            lora: freeze the encoder and train adapters of this rank in its attention, or with these arguments of
+                :class:`peft.LoraConfig`; :meth:`export` merges them.
+            drop_path_rate: probability of skipping the last block in training; lower in earlier blocks.
+            lr: peak learning rate. 1e-3 suits a frozen encoder or LoRA, 1e-4 and less a trained one.
+            layer_decay: factor on the rate from each layer of the encoder to the one before it, such as 0.75; None for
+                one rate.
+            weight_decay: of matrices; norms, biases and tokens are not decayed.
+            warmup: share of the steps in which the rate rises, before it falls along a cosine.
+            grad_checkpointing: recompute the encoder's activations in the backward pass, to save memory.
+            **kwargs: of TorchGeo's task.
+
+        Raises:
+            ValueError: for an unknown or refused argument, or arguments that contradict each other.
+            CheckpointError: for weights that cannot be fetched or read, or do not fit.
+        """
+        kwargs.pop('_class_path', None)  # Lightning passes what on_save_checkpoint adds to every **kwargs
+        for name, (default, remedy) in _REFUSED.items():
+            if name not in self.taken and kwargs.get(name, default) != default:
+                raise ValueError(f'{name}: expected none, got {kwargs[name]!r}: {remedy}.')
+        ways = {'freeze_backbone': freeze_backbone, 'trainable_blocks': trainable_blocks, 'lora': lora}
+        if len(given := [key for key, value in ways.items() if value]) > 1:
+            raise ValueError(
+                f'{" and ".join(given)} contradict each other. freeze_backbone trains nothing of the encoder, '
+                'trainable_blocks its last blocks, lora adapters of its attention: give one of them, or none to train '
+                'everything.'
+            )
+        if trainable_blocks is not None and trainable_blocks < 1:
+            raise ValueError(
+                f'trainable_blocks: expected 1 or more, got {trainable_blocks}. To train none, freeze_backbone: true.'
+            )
+        if layer_decay is not None and (freeze_backbone or not 0 < layer_decay <= 1):
+            raise ValueError(
+                'layer_decay: expected a factor above 0 and up to 1 per layer of a trained encoder, got '
+                f'{layer_decay} with freeze_backbone={freeze_backbone}.'
+            )
+        super().__init__(weights=weights, lr=lr, freeze_backbone=freeze_backbone, **kwargs)
+
+    # building ---------------------------------------------------------------------------------------------------------
+
     @property
     def clay(self) -> Clay:
         """The encoder."""
         (clay,) = find_clay(self)
         return clay
 
-    # building ---------------------------------------------------------------------------------------------------------
+    @property
+    def outputs(self) -> int:
+        """K, number of outputs."""
+        return self.hparams.get('num_outputs') or self.hparams.get('num_classes') or self.hparams.get('num_labels') or 1
 
-    def chosen_weights(self) -> WeightsLike:
-        """The encoder's weights, as its builder takes them.
+    def build(self) -> Any:
+        """Build the model."""
+        raise NotImplementedError
 
-        Raises:
-            ValueError: for a model that there is not, or arguments that contradict each other.
-            CheckpointError: for ``weights: true`` where none were released.
-        """
-        name = self.hparams['model']
+    def configure_models(self) -> None:
+        """Build the model, and freeze parts of its encoder or add adapters."""
+        hparams, name = self.hparams, self.hparams[self.encoder_key]
         if name not in builders.ENCODERS:
-            raise ValueError(f'model: expected one of {", ".join(sorted(builders.ENCODERS))}, got {name!r}.')
-        ways = [key for key in ('freeze_backbone', 'trainable_blocks', 'lora') if self.hparams[key]]
-        if len(ways) > 1:
-            raise ValueError(
-                f'{" and ".join(ways)} contradict each other. freeze_backbone trains nothing of the encoder, '
-                'trainable_blocks its last blocks, lora adapters beside its attention: give one of them, or none to '
-                'train everything.'
-            )
-        decay = self.hparams['layer_decay']
-        if decay is not None and (self.hparams['freeze_backbone'] or not 0 < decay <= 1):
-            raise ValueError(
-                'layer_decay: expected a factor over 0 and up to 1 per layer of an encoder that is trained, got '
-                f'{decay} with freeze_backbone={self.hparams["freeze_backbone"]}.'
-            )
-        return self.weights
-
-    def configure_training(self) -> None:
-        """Freeze what is not to be trained, and add adapters, once the model is built."""
-        hparams = self.hparams
+            raise ValueError(f'{self.encoder_key}: expected one of {", ".join(builders.ENCODERS)}, got {name!r}.')
+        self.model = self.build()
         if hparams['lora']:
             add_lora(self.clay, hparams['lora'])
-        elif hparams['freeze_backbone'] or hparams['trainable_blocks'] is not None:
-            blocks = hparams['trainable_blocks']
-            if blocks is not None and blocks < 1:
-                raise ValueError(
-                    f'trainable_blocks: expected 1 or more, got {blocks}. To train none, freeze_backbone: true.'
-                )
-            freeze_encoder(self.clay, blocks or 0)
-        if hparams.get('freeze_decoder') and isinstance(self.model, DenseClay):
-            for part in (self.model.decoder, *self.model.neck()):
-                part.requires_grad_(False)
+        elif hparams['freeze_backbone'] or hparams['trainable_blocks']:
+            freeze_encoder(self.clay, hparams['trainable_blocks'] or 0)
         self.clay.set_grad_checkpointing(hparams['grad_checkpointing'])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW; norms, biases and tokens are not decayed, and each layer may have its own rate.
+        """AdamW with warm-up and cosine, stepped per training step; each layer may have its own rate.
 
         Raises:
-            ValueError: for a cosine schedule without an end.
+            ValueError: for a training without an end.
         """
         hparams = self.hparams
         optimizer = finetuning(self.model, hparams['lr'], hparams['weight_decay'], hparams['layer_decay'])
-        if hparams['schedule'] == 'plateau':
-            plateau = ReduceLROnPlateau(optimizer, patience=hparams['patience'])
-            scheduler: dict[str, Any] = {'scheduler': plateau, 'monitor': self.monitor}
-        else:
-            steps = self.trainer.estimated_stepping_batches
-            scheduler = {'scheduler': warm_cosine(optimizer, steps, hparams['warmup']), 'interval': 'step'}
-        return cast(OptimizerLRScheduler, {'optimizer': optimizer, 'lr_scheduler': scheduler})
+        scheduler = warm_cosine(optimizer, self.trainer.estimated_stepping_batches, hparams['warmup'])
+        config = {'optimizer': optimizer, 'lr_scheduler': {'scheduler': scheduler, 'interval': 'step'}}
+        return cast(OptimizerLRScheduler, config)
 
     # modes ------------------------------------------------------------------------------------------------------------
 
     def train(self, mode: bool = True) -> ClayTask:
-        """Set the mode; what is frozen of the encoder stays in eval mode.
-
-        Args:
-            mode: True for training.
-        """
+        """Set the training mode; frozen parts of the encoder stay in eval mode."""
         super().train(mode)
         if mode:
             eval_frozen(self.clay)
         return self
 
     def on_train_start(self) -> None:
-        """Put what is frozen into eval mode, as Lightning trains a task in the mode it was made in."""
+        """Put frozen parts into eval mode, as Lightning trains a task in the mode in which it was built."""
         eval_frozen(self.clay)
+        warn_if_emulated(self.trainer)
 
     # steps ------------------------------------------------------------------------------------------------------------
 
     def conditioning(self, batch: Mapping[str, Any]) -> Conditioning:
-        """What a batch's images are conditioned on.
+        """Return the conditioning of a batch.
 
         Args:
             batch: ``image`` (B, C, H, W), or (B, T, C, H, W) for a task that sees dates; ``wavelength`` (B, C), ``res``
-                (B,); if known ``lat``, ``lon`` and ``time`` (B,). What lacks of the first two is taken from the scope
-                that :class:`~torchgeo_clay.callbacks.SensorMetadata` has set. Of dates, each of ``res``, ``lat``,
-                ``lon`` and ``time`` may be (B, T), and the answer is of B·T images.
+                (B,); if known ``lat``, ``lon`` and ``time`` (B,). Missing ``wavelength`` and ``res`` are those that
+                :class:`~torchgeo_clay.callbacks.SensorMetadata` has set. With dates, each of ``res``, ``lat``, ``lon``
+                and ``time`` may be (B, T), and the result is that of B·T images.
 
         Raises:
             ValueError: see :func:`~torchgeo_clay.conditioning.batch_conditioning`.
@@ -153,11 +196,10 @@ class ClayTask(BaseTask):
     def check_labels(self, batch: Mapping[str, Any]) -> None:
         """Raise for labels that are no class, before a loss on a device stops at an assertion that names none.
 
-        Each step does it where the labels lie on the host, and once an epoch on a device, as looking at them there
-        means waiting for it. (It is no ``on_before_batch_transfer``, which Lightning takes from the datamodule.)
+        Steps check labels on the host, and on a device once an epoch, as reading them there means waiting for it.
 
         Args:
-            batch: with ``label`` or ``mask``, or to be predicted, without.
+            batch: with ``label`` or ``mask``, or without, in prediction.
 
         Raises:
             ValueError: see :func:`~torchgeo_clay.tasks.labels.check_labels`.
@@ -168,7 +210,7 @@ class ClayTask(BaseTask):
             check_labels(target, self.label_key, classes, self.hparams['ignore_index'])
 
     def _step(self, name: str, batch: Any, batch_idx: int, *args: Any) -> Any:
-        """Run one of TorchGeo's steps, with Clay told about the batch."""
+        """Run one of TorchGeo's steps with Clay conditioned on the batch."""
         conditioning = self.conditioning(batch)
         if batch_idx == 0 or on_host(batch['image']):
             self.check_labels(batch)
@@ -176,70 +218,40 @@ class ClayTask(BaseTask):
             return getattr(super(), name)(batch, batch_idx, *args)
 
     def training_step(self, batch: Any, batch_idx: int, *args: Any) -> Any:
-        """TorchGeo's training step.
-
-        Args:
-            batch: see :meth:`conditioning`, and the target.
-            batch_idx: of the epoch.
-            *args: the index of the loader, if there are several.
-        """
+        """Run TorchGeo's training step, conditioned on the batch."""
         self.trained_on = {} if self.trained_on is None else self.trained_on
         if 'selection' in batch:
             self.trained_on.setdefault(str(batch['sensor']), list(batch['selection'].band_names))
         return self._step('training_step', batch, batch_idx, *args)
 
     def validation_step(self, batch: Any, batch_idx: int, *args: Any) -> Any:
-        """TorchGeo's validation step.
-
-        Args:
-            batch: see :meth:`training_step`.
-            batch_idx: of the epoch.
-            *args: the index of the loader, if there are several.
-        """
+        """Run TorchGeo's validation step, conditioned on the batch."""
         return self._step('validation_step', batch, batch_idx, *args)
 
     def test_step(self, batch: Any, batch_idx: int, *args: Any) -> Any:
-        """TorchGeo's test step.
-
-        Args:
-            batch: see :meth:`training_step`.
-            batch_idx: of the epoch.
-            *args: the index of the loader, if there are several.
-        """
+        """Run TorchGeo's test step, conditioned on the batch."""
         return self._step('test_step', batch, batch_idx, *args)
 
     def predict_step(self, batch: Any, batch_idx: int, *args: Any) -> Any:
-        """TorchGeo's prediction step.
-
-        Args:
-            batch: see :meth:`conditioning`.
-            batch_idx: of the epoch.
-            *args: the index of the loader, if there are several.
-        """
+        """Run TorchGeo's prediction step, conditioned on the batch."""
         return self._step('predict_step', batch, batch_idx, *args)
 
     # files ------------------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the class, by which ``torchgeo test --ckpt_path`` knows the task, and the sensors trained on.
+        """Store the class, so that ``torchgeo test --ckpt_path`` finds the task, and the sensors trained on.
 
-        Lightning's command does so by itself where it made the task, and can not read what a script has saved.
-
-        Args:
-            checkpoint: to be saved.
+        Lightning's command stores the class itself if it built the task, but not for a script.
         """
         name = f'{type(self).__module__}.{type(self).__qualname__}'
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY].setdefault('_class_path', name)
         checkpoint['torchgeo_clay'] = {'trained_on': self.trained_on}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Compare shapes before anything is loaded, and read the sensors trained on.
-
-        Args:
-            checkpoint: to be loaded.
+        """Compare shapes before loading, and read the sensors trained on.
 
         Raises:
-            CheckpointError: for weights of other shapes, as those of another number of classes.
+            CheckpointError: for weights of other shapes, such as those of another number of classes.
         """
         self.trained_on = checkpoint.get('torchgeo_clay', {}).get('trained_on') or {}
         saved, own = checkpoint['state_dict'], self.state_dict()
@@ -253,7 +265,7 @@ class ClayTask(BaseTask):
                 )
 
     def export(self, path: str | os.PathLike[str]) -> None:
-        """Write the encoder as it is now, adapters merged, for ``weights=`` of any task or builder.
+        """Write the encoder, adapters merged, for ``weights=`` of any task or builder.
 
         Args:
             path: a file ending in ``.safetensors``.
@@ -262,3 +274,58 @@ class ClayTask(BaseTask):
             ValueError: for another suffix.
         """
         save_encoder(merge_lora(self.clay), path)
+
+
+class ImageTask(ClayTask):
+    """A task with outputs per image. Images have any size from one patch on; see :func:`pad_image`."""
+
+    def __init__(self, *, pooling: Literal['class', 'mean'] = 'class', **kwargs: Any) -> None:
+        """Initialize a new ImageTask instance.
+
+        Args:
+            pooling: input of the head: the ``class`` token, or the ``mean`` of the patches.
+            **kwargs: see :class:`ClayTask`.
+
+        Raises:
+            ValueError: for an unknown pooling.
+        """
+        if pooling not in ('class', 'mean'):
+            raise ValueError(f"pooling: expected 'class' or 'mean', got {pooling!r}.")
+        super().__init__(**kwargs)
+
+    def build(self) -> Clay:
+        """Build an encoder with a linear head."""
+        hparams = self.hparams
+        return cast(
+            Clay,
+            getattr(builders, hparams['model'])(
+                self.weights,
+                num_classes=self.outputs,
+                global_pool='token' if hparams['pooling'] == 'class' else 'avg',
+                drop_path_rate=hparams['drop_path_rate'],
+            ),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify or regress normalized images: (B, C, H, W) → (B, K)."""
+        return cast(Tensor, self.model(pad_image(x)))
+
+
+class PixelTask(ClayTask):
+    """A task with outputs per pixel, of any size of images from one patch on; see :class:`DenseClay`."""
+
+    encoder_key = 'backbone'
+    taken = ('backbone',)
+    ignore = tuple(name for name in ClayTask.ignore if name != 'backbone')
+    model_class: type[DenseClay] = DenseClay
+
+    def build(self) -> DenseClay:
+        """Build an encoder with a decoder."""
+        hparams = self.hparams
+        return self.model_class(
+            hparams['backbone'],
+            hparams['model'],
+            self.outputs,
+            self.weights,
+            drop_path_rate=hparams['drop_path_rate'],
+        )

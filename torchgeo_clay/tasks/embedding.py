@@ -19,7 +19,7 @@ from torchgeo_clay.datasets.raster.windows import PATCH
 from torchgeo_clay.models import Clay, FoldedClay, builders
 from torchgeo_clay.models.casting import cast_copy, cast_matmuls
 from torchgeo_clay.sensors import Sensor
-from torchgeo_clay.tasks.precision import warn_if_emulated
+from torchgeo_clay.tasks.optim import warn_if_emulated
 
 __all__ = ('ClayEmbedding', 'pool')
 

@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Labels held against the number of classes, before a loss on a device stops at an assertion that names neither."""
+"""Check of labels against the number of classes, before a loss on a device stops at an assertion that names neither."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ __all__ = ('check_labels',)
 
 
 def check_labels(target: Tensor, key: str, num_classes: int | None, ignore_index: int | None) -> None:
-    """Raise for labels that are no class.
+    """Raise for labels that are not classes.
 
     Args:
-        target: labels, of any shape; looked at, so to be called where they lie on the host.
+        target: labels, of any shape, on the host.
         key: of the batch, ``label`` or ``mask``.
         num_classes: K; labels are 0 to K-1. None for unknown, which checks nothing.
-        ignore_index: a label that may be there too.
+        ignore_index: a label that is allowed too.
 
     Raises:
         ValueError: naming the first such label.

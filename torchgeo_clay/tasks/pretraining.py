@@ -18,8 +18,7 @@ import torchgeo_clay.models
 from torchgeo_clay.conditioning import Conditioning, batch_sensor
 from torchgeo_clay.models import ClayLarge8_Weights, ClayMAE, MAEOutput
 from torchgeo_clay.models.teacher import teacher_rgb
-from torchgeo_clay.tasks.optim import cosine, published
-from torchgeo_clay.tasks.precision import warn_if_emulated
+from torchgeo_clay.tasks.optim import cosine, published, warn_if_emulated
 from torchgeo_clay.tasks.teacher import TeacherTask, teacher_options
 
 __all__ = ('ClayPretraining',)
