@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from rasterio.transform import from_origin
 
-from torchgeo_clay.datasets import SceneError
+from torchgeo_clay.datasets import SceneError, scan_scene
 from torchgeo_clay.datasets.raster.detection import detect_sensor
+from torchgeo_clay.sensors import SENSORS
 
 S2 = ('B02', 'B03', 'B04', 'B05', 'B06', 'B07', 'B08', 'B8A', 'B11', 'B12')
 
@@ -45,8 +46,8 @@ def test_the_folder_decides(write_raster: Callable[..., Path]) -> None:
         ('x.tif', ('R', 'G', 'B', 'N'), {}, 'candidates: naip, satellogic-MSI-L1D; give sensor='),
         ('x.tif', S2, {'SENSOR': 'Sentinel-2', 'LEVEL': 'L1C'}, "sentinel-2-l2a is excluded, as .* say 'l1c'"),
         ('S2A_MSIL1C_20220105.tif', S2, {}, "sentinel-2-l2a is excluded, as .* say 'l1c'"),
-        ('x.tif', ('VV', 'VH'), {'SENSOR': 'Sentinel-1', 'LEVEL': 'GRD sigma0'}, "as tags or name say 'grd'"),
-        ('S1A_IW_GRDH_1SDV_20230809T020729.tif', ('VV', 'VH'), {}, "as tags or name say 'grdh'"),
+        ('x.tif', ('VV', 'VH'), {'SENSOR': 'Sentinel-1', 'LEVEL': 'GRD sigma0'}, "as its tags or name say 'grd'"),
+        ('S1A_IW_GRDH_1SDV_20230809T020729.tif', ('VV', 'VH'), {}, "as its tags or name say 'grdh'"),
         ('x.tif', ('SCL',), {'SENSOR': 'Sentinel-2', 'LEVEL': 'L2A'}, 'is of sentinel-2-l2a, but no band matches'),
         ('x.tif', ('lc', None), {}, r'bands \(lc, \(unnamed\)\); give sensor='),
         ('x.tif', ('B02', 'B04', 'B8A'), {}, 'is of sentinel-2-l2a, but bands green, .*nir, .* are missing.*too'),
@@ -99,6 +100,25 @@ def test_a_file_that_is_no_raster(tmp_path: Path) -> None:
         detect_sensor(tmp_path / 'x.tif')
 
 
+@pytest.mark.parametrize(
+    ('tags', 'remark'),
+    [
+        ({'SENSOR': 'Sentinel-2', 'LEVEL': 'L1C'}, "its tags or name say 'l1c', which the data of sen"),
+        ({'SENSOR': 'NAIP'}, 'its tags, name or bands speak of naip, not of sentinel-2-l2a'),
+        ({'SENSOR': 'Sentinel-2', 'LEVEL': 'L2A'}, None),
+        ({}, None),
+    ],
+)  # fmt: skip
+def test_another_product_than_the_sensors_is_reported(
+    write_raster: Callable[..., Path], tags: dict[str, str], remark: str | None
+) -> None:
+    values = np.full((10, 8, 8), 1500, np.uint16)
+    scene = scan_scene(write_raster(pixels=values, descriptions=S2, tags=tags), SENSORS['sentinel-2-l2a'])
+    found = [r for r in scene.remarks if 'tags' in r]
+    assert len(found) == (remark is not None)
+    assert all(r.startswith(remark or '') for r in found)
+
+
 @pytest.mark.real_data
 def test_real_scenes(real_data: Path) -> None:
     expected = {
@@ -116,5 +136,5 @@ def test_real_scenes(real_data: Path) -> None:
         'sentinel2/terramesh_38D_378R_2_3_s2l1c.tif',
         'sentinel1/sen1floods11_Spain_7370579_s1grd.tif',
     ):
-        with pytest.raises(SceneError, match='is excluded, as tags'):
+        with pytest.raises(SceneError, match='is excluded, as its tags'):
             detect_sensor(real_data / name)

@@ -21,7 +21,7 @@ from torchgeo_clay.datamodules.pretrain.regions import READ_ERRORS, PatchSource,
 from torchgeo_clay.datamodules.pretrain.teacher_targets import ChipTargets
 from torchgeo_clay.datasets import ClayChips, SceneError, SensorRaster
 from torchgeo_clay.datasets.chips import chip_shape
-from torchgeo_clay.datasets.raster.files import is_beside, printable
+from torchgeo_clay.datasets.raster.files import is_beside, list_rasters, printable
 from torchgeo_clay.datasets.raster.scanning import scan_scenes
 from torchgeo_clay.sensors import Sensor, get_sensor
 from torchgeo_clay.sensors.plausibility import UnitsCheck
@@ -244,7 +244,7 @@ def scan_folder(folder: SensorFolder, patch_size: int, *, progress: bool = True)
         )
     for path in others:
         found.skip(path, 'neither a raster nor an .npz chip')
-    if present := [path for path in rasters if _exists(found, path)]:
+    if present := [path for path in map(Path, list_rasters(rasters)) if _exists(found, path)]:
         _add_rasters(found, present, progress)
     if present := [path for path in chips if _exists(found, path)]:
         _add_chips(found, present, progress)

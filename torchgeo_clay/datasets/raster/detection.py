@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from rasterio.io import DatasetReader
 
@@ -17,7 +17,7 @@ from torchgeo_clay.datasets.raster.products import hls, product_text
 from torchgeo_clay.sensors import SENSORS, Sensor
 from torchgeo_clay.sensors.band import fold
 
-__all__ = ('FAR', 'detect_sensor', 'sensor_of')
+__all__ = ('FAR', 'detect_sensor', 'product_remark', 'sensor_of')
 
 #: Factor from which on a GSD is far from that of the training data. Sentinel-2 is also delivered at 60 m.
 FAR = 12
@@ -90,7 +90,8 @@ def sensor_of(dataset: DatasetReader, path: str | os.PathLike[str]) -> Sensor:
     if folder is not None:
         return folder
     file = file_bands(dataset, path)
-    named, excluded = _product(dataset, path, file)
+    named, others = _product(dataset.tags(), path, file)
+    excluded = [f'{name} is excluded, as its tags or name say {word!r}' for name, word in others.items()]
     candidates = [s for s in SENSORS.values() if (named is None or s in named) and _is_complete(s, file)]
     if named is None:
         far = [s for s in candidates if _is_far(dataset, s)]
@@ -115,21 +116,39 @@ def sensor_of(dataset: DatasetReader, path: str | os.PathLike[str]) -> Sensor:
     )
 
 
+def product_remark(
+    sensor: Sensor, tags: Mapping[str, str], path: str | os.PathLike[str], file: Sequence[FileBand]
+) -> str:
+    """What to report of tags or a name that speak of another product than the sensor's; empty if none do.
+
+    Args:
+        sensor: the sensor, with all its bands.
+        tags: the raster's tags.
+        path: the file.
+        file: its bands.
+    """
+    named, others = _product(tags, path, file)
+    if sensor.name in others:
+        return f'its tags or name say {others[sensor.name]!r}, which the data of {sensor.name} are not'
+    if sensor not in SENSORS.values() or not named or sensor in named:
+        return ''
+    return f'its tags, name or bands speak of {" or ".join(s.name for s in named)}, not of {sensor.name}'
+
+
 def _product(
-    dataset: DatasetReader, path: str | os.PathLike[str], file: Sequence[FileBand]
-) -> tuple[Collection[Sensor] | None, list[str]]:
-    """The sensors that tags, name and marks speak of (None if of no known one), and why others are excluded."""
-    harmonized = hls(dataset.tags(), path)
+    tags: Mapping[str, str], path: str | os.PathLike[str], file: Sequence[FileBand]
+) -> tuple[Collection[Sensor] | None, dict[str, str]]:
+    """The sensors that tags, name and marks speak of (None if of no known one); others → the word against them."""
+    harmonized = hls(tags, path)
     if harmonized is not None:
-        return {SENSORS['sentinel-2-l2a' if harmonized == 'S30' else 'landsat-c2l2-sr']}, []
-    text = re.sub('[-_.]', ' ', ' '.join(product_text(dataset.tags(), path))).lower()
+        return {SENSORS['sentinel-2-l2a' if harmonized == 'S30' else 'landsat-c2l2-sr']}, {}
+    text = re.sub('[-_.]', ' ', ' '.join(product_text(tags, path))).lower()
     for words, names in _WORDS:
         if re.search(words, text):
-            other = {n: found[0] for n in names if n in _OTHERS and (found := re.search(_OTHERS[n], text))}
-            excluded = [f'{n} is excluded, as tags or name say {word!r}' for n, word in other.items()]
-            return [SENSORS[n] for n in names if n not in other], excluded
+            others = {n: found[0] for n in names if n in _OTHERS and (found := re.search(_OTHERS[n], text))}
+            return [SENSORS[n] for n in names if n not in others], others
     marks = {_MARKS[name] for b in file if (name := fold(b.name)) in _MARKS}
-    return ([SENSORS[n] for n in marks] or None), []
+    return ([SENSORS[n] for n in marks] or None), {}
 
 
 def _is_complete(sensor: Sensor, file: Sequence[FileBand]) -> bool:

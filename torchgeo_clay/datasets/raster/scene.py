@@ -21,7 +21,7 @@ from torchgeo_clay.conditioning import check_gsd
 from torchgeo_clay.datasets.raster.bands import file_bands, match_bands
 from torchgeo_clay.datasets.raster.calibration import RAW, Calibration, Declared, calibrate, check_numbers
 from torchgeo_clay.datasets.raster.dates import UNKNOWN, Acquisition, acquisition, parse_time
-from torchgeo_clay.datasets.raster.detection import FAR, sensor_of
+from torchgeo_clay.datasets.raster.detection import FAR, product_remark, sensor_of
 from torchgeo_clay.datasets.raster.files import SceneError, open_raster, printable
 from torchgeo_clay.datasets.raster.georeference import georeferencing, window_center, window_gsd
 from torchgeo_clay.datasets.raster.sample import check_complete, read_sample, undeclared_fill
@@ -247,6 +247,7 @@ def _scan(
         'order give bands= with one name per band, or name them in the file',
         report,
         '' if acquired else disagreement,
+        product_remark(sensor, dataset.tags(), path, file),
         _far_gsd(scene, sensor),
         *remarks,
     ]
