@@ -152,7 +152,7 @@ def gcps(points, crs=UTM):
 )  # fmt: skip
 def test_no_place_on_earth_is_as_no_crs(write_raster, profile, reason):
     path = write_raster(**profile)
-    with pytest.raises(SceneError, match=rf'scene\.tif: .*{reason}.*, so there are no metres: give gsd='):
+    with pytest.raises(SceneError, match=rf'scene\.tif: .*{reason}.*, so there are no meters: give gsd='):
         scan_scene(path, NAIP)
     scene = scan_scene(path, NAIP, gsd=10)
     assert scene.crs is None

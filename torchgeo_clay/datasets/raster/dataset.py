@@ -40,7 +40,7 @@ class SensorRaster(GeoDataset):
     A TorchGeo dataset: it is indexed by place and time, composes by ``&`` and ``|`` and feeds TorchGeo's samplers.
     :meth:`patch` reads by scene, row and column instead, always in the scene's own grid and dtype.
 
-    Samples hold ``image`` (C, H, W), ``valid`` (1, H, W) bool, ``wavelength`` (C,) µm, ``res`` metres per pixel,
+    Samples hold ``image`` (C, H, W), ``valid`` (1, H, W) bool, ``wavelength`` (C,) µm, ``res`` meters per pixel,
     ``lat`` and ``lon`` of the centre, degrees WGS84, and ``time``, seconds UTC, each a scalar, in float64 but for
     ``wavelength`` and ``res``. Unknown place or time is NaN. Invalid pixels are 0.
 
@@ -53,7 +53,7 @@ class SensorRaster(GeoDataset):
         offset: added after it, such as -1000 for Sentinel-2 since processing baseline 04.00.
         to_db: whether pixels are linear power to be turned into 10·log10(power).
         nodata: value that stands for no data where all bands have it; None to ask each file, NaN for no such value.
-        gsd: metres per pixel of all scenes; None to measure each patch. Needed where there is no CRS.
+        gsd: meters per pixel of all scenes; None to measure each patch. Needed where there is no CRS.
         time: seconds UTC or a date as text for all scenes; None to look at tags and names.
         transforms: called on each sample of ``__getitem__`` (not of :meth:`patch`).
         cache: whether files stay open (at most 64 per worker).

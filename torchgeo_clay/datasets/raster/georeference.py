@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Where a window of a raster lies and how large its pixels are. Degrees WGS84 and metres, float64.
+"""Where a window of a raster lies and how large its pixels are. Degrees WGS84 and meters, float64.
 
 A window is (row, column, height, width) in pixels of the raster; the affine maps (column, row) to the CRS, both
 counted from the upper left corner of the upper left pixel, as in rasterio.
@@ -131,7 +131,7 @@ def _projection(text: str) -> Proj:
 
 @functools.lru_cache(maxsize=1024)
 def _kind(text: str) -> tuple[bool, bool, float]:
-    """Whether a CRS is geographic, whether it is projected, and the metres in its unit."""
+    """Whether a CRS is geographic, whether it is projected, and the meters in its unit."""
     crs = _crs(text)
     return crs.is_geographic, crs.is_projected, crs.axis_info[0].unit_conversion_factor if crs.axis_info else 1.0
 
@@ -203,7 +203,7 @@ def window_center(
 
 
 def window_gsd(crs: CRS | None, transform: Affine, row: float, col: float, height: float, width: float) -> float:
-    """Ground sampling distance of a window: the geometric mean of a pixel's two sides, in metres.
+    """Ground sampling distance of a window: the geometric mean of a pixel's two sides, in meters.
 
     In a geographic CRS the pixel in the window's center is measured on the ellipsoid (8.98e-5° are 10 m by 7.9 m at
     38° north). In a projected one the affine's columns are measured in the CRS's unit and divided by the projection's
@@ -212,7 +212,7 @@ def window_gsd(crs: CRS | None, transform: Affine, row: float, col: float, heigh
     Args: as :func:`window_center`.
 
     Returns:
-        Metres per pixel; NaN without a CRS.
+        Meters per pixel; NaN without a CRS.
     """
     if crs is None:
         return math.nan
@@ -230,7 +230,7 @@ def window_gsd(crs: CRS | None, transform: Affine, row: float, col: float, heigh
 
 
 def _ground_distance(crs: CRS, transform: Affine, x: float, y: float, dx: float, dy: float) -> float:
-    """Metres on the ellipsoid between the pixel coordinates (x, y) - (dx, dy) and (x, y) + (dx, dy)."""
+    """Meters on the ellipsoid between the pixel coordinates (x, y) - (dx, dy) and (x, y) + (dx, dy)."""
     lon1, lat1 = lon_lat(crs, *apply(transform, x - dx, y - dy))
     lon2, lat2 = lon_lat(crs, *apply(transform, x + dx, y + dy))
     return float(_WGS84.inv(lon1, lat1, lon2, lat2)[2])

@@ -18,7 +18,7 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from torchgeo_clay.conditioning import check_gsd
-from torchgeo_clay.datasets.raster.bands import file_bands, match_bands
+from torchgeo_clay.datasets.raster.bands import BandMatch, file_bands, match_bands
 from torchgeo_clay.datasets.raster.calibration import RAW, Calibration, Declared, calibrate, check_numbers
 from torchgeo_clay.datasets.raster.dates import UNKNOWN, Acquisition, acquisition, parse_time
 from torchgeo_clay.datasets.raster.detection import FAR, product_remark, sensor_of
@@ -47,7 +47,7 @@ class Scene:
         validity: how the file says which pixels are data.
         dtype: of the pixels in the file, as in numpy.
         acquired: when it was taken.
-        fixed_gsd: metres per pixel given by the user; None to measure it.
+        fixed_gsd: meters per pixel given by the user; None to measure it.
         calibration: how the file's numbers become the sensor's; makes pixels float32 if it changes them.
         left_out: names of the file's bands that the sensor does not have or that were not asked for.
         version: size in bytes and time of change (ns) of a local file; None for others.
@@ -99,7 +99,7 @@ class Scene:
         return window_center(self.crs, self.transform, *self.inside(row, col, height, width))
 
     def gsd(self, row: float, col: float, height: float, width: float) -> float:
-        """Ground sampling distance of a window's part in the scene: metres per pixel, as :func:`window_gsd`.
+        """Ground sampling distance of a window's part in the scene: meters per pixel, as :func:`window_gsd`.
 
         Args: as :meth:`inside`.
         """
@@ -145,7 +145,7 @@ def scan_scene(
         offset: added after it, such as -1000 for Sentinel-2 since processing baseline 04.00.
         to_db: whether pixels are linear power to be turned into 10·log10(power).
         nodata: value that stands for no data where all bands have it; None to ask the file, NaN for no such value.
-        gsd: metres per pixel, for a file without CRS; None to measure it.
+        gsd: meters per pixel, for a file without CRS; None to measure it.
         time: seconds since 1970-01-01 UTC or a date as text; None to look at the tags and the name.
 
     Returns:
@@ -203,63 +203,67 @@ def _scan(
             f'it holds no bands itself, but {len(dataset.subdatasets)} subdatasets; convert one to GeoTIFF.'
         )
     check_complete(dataset)  # first, as the names of bands may be among what is missing
-    file = file_bands(dataset, path)
+    file, selected = file_bands(dataset, path), sensor.select(bands)
     match = match_bands(sensor, file, bands, path)
-    indexes = match.indexes
-    dtypes = {dataset.dtypes[i - 1] for i in indexes}
-    if any(d.startswith('complex') for d in dtypes):
-        raise SceneError(
-            f'expected real pixels, got {", ".join(sorted(dtypes))}; take the power of complex ones first.'
-        )
-    if len(dtypes) > 1:
-        raise SceneError(f'its bands have different types, {", ".join(sorted(dtypes))}; convert them to one.')
-    crs, transform, report = georeferencing(dataset)
+    dtype = _one_type(dataset, match.indexes)
+    crs, transform, unplaced = georeferencing(dataset)
     if crs is None and gsd is None:
         raise SceneError(
-            f'{report or "it has no CRS"}, so there are no metres: give gsd= in metres per pixel (its place will be '
+            f'{unplaced or "it has no CRS"}, so there are no meters: give gsd= in meters per pixel (its place will be '
             'unknown), or georeference it.'
         )
-    owned = {*indexes, *(i for i, band in enumerate(file, start=1) if sensor.find(band.name) is not None)}
+    owned = {*match.indexes, *(i for i, band in enumerate(file, start=1) if sensor.find(band.name) is not None)}
     alpha = tuple(i for i, band in enumerate(file, start=1) if band.is_alpha and i not in owned)
-    validity = read_validity(dataset, sensor.select(bands), indexes, sorted(owned), alpha, nodata)
-    calibration, remarks = _calibrated(dataset, path, sensor.select(bands), indexes, validity, values)
+    validity = read_validity(dataset, selected, match.indexes, sorted(owned), alpha, nodata)
+    calibration, doubts = _calibrated(dataset, path, selected, match.indexes, validity, values)
     when, disagreement = acquisition(dataset.tags(), path)
     scene = Scene(
         path=path,
-        sensor=sensor.select(bands),
+        sensor=selected,
         height=dataset.height,
         width=dataset.width,
         crs=crs,
         transform=transform,
-        band_indexes=indexes,
+        band_indexes=match.indexes,
         validity=validity,
-        dtype=dataset.dtypes[indexes[0] - 1],
+        dtype=dtype,
         acquired=acquired or when,
         fixed_gsd=gsd,
         calibration=calibration,
-        left_out=tuple(dataset.descriptions[i - 1] or f'band {i}' for i in dataset.indexes if i not in indexes),
+        left_out=tuple(b.name or f'band {i}' for i, b in enumerate(file, start=1) if i not in match.indexes),
     )
-    order = sorted(zip(indexes, sensor.select(bands).band_names, strict=True))
-    remarks = [
-        ''
-        if match.source != 'order'
-        else f'it does not name its bands: taken as {", ".join(f"{i} {name}" for i, name in order)}; to state another '
-        'order give bands= with one name per band, or name them in the file',
-        report,
-        '' if acquired else disagreement,
-        product_remark(sensor, dataset.tags(), path, file),
-        _far_gsd(scene, sensor),
-        *remarks,
-    ]
+    product = product_remark(sensor, dataset.tags(), path, file)
+    remarks = (_order(match, selected), unplaced, '' if acquired else disagreement, product, _far_gsd(scene), *doubts)
     return replace(scene, remarks=tuple(filter(None, remarks)))
 
 
-def _far_gsd(scene: Scene, sensor: Sensor) -> str:
-    """What to report of a GSD far from that of the sensor's training data."""
-    gsd = scene.gsd(0, 0, scene.height, scene.width)
-    if 1 / FAR <= gsd / sensor.gsd <= FAR:
+def _one_type(dataset: DatasetReader, indexes: Sequence[int]) -> str:
+    """The type of the pixels of some bands; raise for complex numbers and for more than one type."""
+    dtypes = sorted({dataset.dtypes[i - 1] for i in indexes})
+    if any(d.startswith('complex') for d in dtypes):
+        raise SceneError(f'expected real pixels, got {", ".join(dtypes)}; take the power of complex ones first.')
+    if len(dtypes) > 1:
+        raise SceneError(f'its bands have different types, {", ".join(dtypes)}; convert them to one.')
+    return dtypes[0]
+
+
+def _order(match: BandMatch, selected: Sensor) -> str:
+    """What to report if bands were taken by their order."""
+    if match.source != 'order':
         return ''
-    return f"its pixels measure {gsd:.3g} m, far from {sensor.name}'s {sensor.gsd:g} m; is it this sensor?"
+    taken = ', '.join(f'{i} {name}' for i, name in sorted(zip(match.indexes, selected.band_names, strict=True)))
+    return (
+        f'it does not name its bands: taken as {taken}; to state another order give bands= with one name per band, or '
+        'name them in the file'
+    )
+
+
+def _far_gsd(scene: Scene) -> str:
+    """What to report of a GSD far from that of the sensor's training data."""
+    gsd, usual = scene.gsd(0, 0, scene.height, scene.width), scene.sensor.gsd
+    if 1 / FAR <= gsd / usual <= FAR:
+        return ''
+    return f"its pixels measure {gsd:.3g} m, far from {scene.sensor.name}'s {usual:g} m; is it this sensor?"
 
 
 def _calibrated(
