@@ -268,7 +268,7 @@ def _add_rasters(found: ScannedFolder, paths: list[Path], progress: bool) -> Non
     """Add the rasters that can be read and hold data."""
     folder = found.folder
     options = {name: value for name, value in folder.options.items() if name in _RASTER_OPTIONS}
-    scenes, skipped = scan_scenes([str(path) for path in paths], folder.sensor, **options)
+    scenes, skipped = scan_scenes(list_rasters(paths), folder.sensor, **options)
     found.skipped += skipped
     if not scenes:
         return
