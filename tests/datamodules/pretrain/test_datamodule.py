@@ -314,7 +314,7 @@ def test_wrong_units_are_named_once(tmp_path, scene):
     for i in range(3):
         scene(tmp_path / 'sentinel-1-rtc' / f'{i}.tif', 'sentinel-1-rtc', dtype='float32')  # from 1 to 48: no decibels
     data = ClayPretrainDataModule(tmp_path, **OPTIONS)
-    with pytest.warns(UserWarning, match=r'0\.tif and 2 others: sentinel-1-rtc: expected decibels .* in bands vv, vh'):
+    with pytest.warns(UserWarning, match=r'0\.tif, .*2\.tif: sentinel-1-rtc: expected decibels .* in bands vv, vh'):
         data.setup('fit')
     for batch in data.train_dataloader():
         data.on_before_batch_transfer(batch, 0)

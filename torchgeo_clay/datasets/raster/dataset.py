@@ -63,7 +63,7 @@ class SensorRaster(GeoDataset):
     Attributes:
         sensor: the sensor, with the bands selected.
         scenes: the scenes, in the order of the index.
-        skipped: of each file left out its path and the reason.
+        skipped: path and reason of each file left out.
 
     Raises:
         ValueError: if no file is left, naming what was wrong with each.
@@ -88,7 +88,7 @@ class SensorRaster(GeoDataset):
     ) -> None:
         """Initialize a new SensorRaster instance."""
         whole = get_sensor(sensor)
-        self.paths = paths
+        self.paths = cast(Any, paths)
         self.sensor = whole.select(bands)
         self.bands = self.sensor.band_names
         self.all_bands = whole.band_names
@@ -119,11 +119,11 @@ class SensorRaster(GeoDataset):
         return tuple(scenes), skipped
 
     def __and__(self, other: GeoDataset) -> IntersectionDataset:
-        """The places in both datasets, channels concatenated; put this dataset first, as its samples hold scalars."""
+        """Return the intersection, channels concatenated; put this dataset first, as its samples hold scalars."""
         return IntersectionDataset(self, other, collate_fn=combine_samples)
 
     def __or__(self, other: GeoDataset) -> UnionDataset:
-        """The places in either dataset; where both have pixels the first valid one counts."""
+        """Return the union; where both have pixels the first valid one counts."""
         return UnionDataset(self, other, collate_fn=overlay_samples)
 
     def _read(self, scene: Scene, reader: Callable[..., tuple[Pixels, Valid]], *where: Any) -> tuple[Pixels, Valid]:
@@ -150,10 +150,10 @@ class SensorRaster(GeoDataset):
             size: rows and columns.
 
         Returns:
-            The sample, as the class describes it; ``image`` in the file's dtype, float32 with an offset or decibels.
+            The sample, as the class describes it; ``image`` in the file's dtype, float32 if calibrated.
 
         Raises:
-            SceneError: if the file can't be read there.
+            SceneError: if the file is not readable there, has changed or has vanished.
             ValueError: for a size that is not positive.
         """
         where = self.scenes[scene]
@@ -162,7 +162,7 @@ class SensorRaster(GeoDataset):
         return self._sample(pixels, valid, where.gsd(*window), *where.place(*window), where.time)
 
     def _sample(self, pixels: Pixels, valid: Valid, gsd: float, lat: float, lon: float, time: float) -> Sample:
-        """A sample of the batch contract."""
+        """Make a sample of the batch contract."""
         return {
             'image': torch.from_numpy(pixels),
             'valid': torch.from_numpy(valid),
@@ -188,7 +188,7 @@ class SensorRaster(GeoDataset):
 
         Raises:
             IndexError: if no scene is there.
-            SceneError: if a file can't be read there.
+            SceneError: as :meth:`patch`.
         """
         x, y, t = self._disambiguate_slice(index)
         transform, height, width, outline = grid_of(x, y)
@@ -203,7 +203,7 @@ class SensorRaster(GeoDataset):
         return sample if self.transforms is None else self.transforms(sample)
 
     def _on_grid(self, scene: Scene, transform: Affine, height: int, width: int) -> Sample:
-        """A scene on a grid of the dataset's CRS."""
+        """Read a scene on a grid of the dataset's CRS."""
         crs = self.crs
         window = window_on_grid(scene, crs, transform, height, width)
         if window is not None:

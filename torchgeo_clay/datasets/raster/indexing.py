@@ -29,7 +29,7 @@ _POINTS_PER_SIDE = 16
 
 
 def footprint(scene: Scene) -> shapely.Polygon:
-    """Outline of a scene in its own CRS, in any orientation; empty for a scene without CRS, which has no place.
+    """Outline a scene in its own CRS, in any orientation; empty for a scene without CRS, which has no place.
 
     Args:
         scene: the scene.
@@ -70,11 +70,11 @@ def _pixel_size(scene: Scene, crs: CRS) -> tuple[float, float]:
 
 
 def scene_index(scenes: Sequence[Scene], crs: CRS | None = None) -> tuple[gpd.GeoDataFrame, tuple[float, float]]:
-    """The index that TorchGeo's samplers and set operations look at: a row per scene, in their order.
+    """Build the index of TorchGeo's samplers and set operations: a row per scene, in their order.
 
     Args:
         scenes: at least one.
-        crs: of the index; None for that of the first scene that has one.
+        crs: of the index; None for the first that a scene has.
 
     Returns:
         The index (``filepath``, ``geometry``, and ``datetime`` intervals), and the size of the first scene's pixels in
@@ -89,7 +89,7 @@ def scene_index(scenes: Sequence[Scene], crs: CRS | None = None) -> tuple[gpd.Ge
 
 
 def scenes_at(index: gpd.GeoDataFrame, outline: shapely.Polygon) -> list[int]:
-    """Rows of the index that share area with an outline, in the index's order; touching it is not enough.
+    """Find the rows of the index that share area with an outline, in the index's order; touching it is not enough.
 
     Args:
         index: of :func:`scene_index`.
@@ -100,7 +100,7 @@ def scenes_at(index: gpd.GeoDataFrame, outline: shapely.Polygon) -> list[int]:
 
 
 def grid_of(x: slice, y: slice) -> tuple[Affine, int, int, shapely.Polygon]:
-    """The north-up grid of a query.
+    """Compute the north-up grid of a query.
 
     Args:
         x: from west to east, with the pixel size as step.
@@ -122,7 +122,7 @@ def grid_of(x: slice, y: slice) -> tuple[Affine, int, int, shapely.Polygon]:
 def window_on_grid(
     scene: Scene, crs: CRS, transform: Affine, height: int, width: int
 ) -> tuple[int, int, int, int] | None:
-    """The window of a scene that is a grid, if the grid is a part of the scene's own.
+    """Find the window of a scene that is a given grid, if the grid is a part of the scene's own.
 
     Args:
         scene: the scene.

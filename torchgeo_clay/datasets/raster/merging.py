@@ -2,8 +2,8 @@
 
 """How samples of two datasets become one, for ``&`` and ``|``.
 
-TorchGeo's own ways fail on the batch contract: its intersection can't concatenate scalars such as ``res``, its union
-takes the larger of two pixels, which for decibels is the fill value.
+TorchGeo's own functions fail on the batch contract: its intersection cannot concatenate scalars such as ``res``, its
+union takes the larger of two pixels, which for decibels is the fill value.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torchgeo.datasets.utils import Sample
 
 __all__ = ('combine_samples', 'overlay_samples')
 
-# Of the place and the grid, which the datasets share; TorchGeo gives both samples the same query.
-_OF_THE_QUERY = ('bounds', 'transform', 'res', 'lat', 'lon')
+# Keys of the place and the grid, which the datasets share: TorchGeo gives both samples the same query.
+_SHARED = ('bounds', 'transform', 'res', 'lat', 'lon')
 
 
 def combine_samples(samples: Iterable[Sample]) -> Sample:
@@ -28,18 +28,20 @@ def combine_samples(samples: Iterable[Sample]) -> Sample:
     Returns:
         One sample. ``time`` is kept if the samples agree, else NaN: the model sees one date at a time.
     """
-    joined: Sample = {}
+    combined: Sample = {}
     for sample in samples:
         for key, value in sample.items():
-            if key not in joined:
-                joined[key] = value
+            if key not in combined:
+                combined[key] = value
             elif key == 'valid':
-                joined[key] = joined[key] & value
+                combined[key] = combined[key] & value
             elif key == 'time':
-                joined[key] = joined[key] if torch.equal(joined[key], value) else torch.full_like(value, torch.nan)
-            elif key not in _OF_THE_QUERY:
-                joined[key] = torch.cat([joined[key], value])
-    return joined
+                combined[key] = (
+                    combined[key] if torch.equal(combined[key], value) else torch.full_like(value, torch.nan)
+                )
+            elif key not in _SHARED:
+                combined[key] = torch.cat([combined[key], value])
+    return combined
 
 
 def overlay_samples(samples: Iterable[Sample]) -> Sample:

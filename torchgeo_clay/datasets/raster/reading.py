@@ -2,7 +2,7 @@
 
 """Pixels of a scene: C bands, H rows, W columns.
 
-Pixels are read as they lie in the file: nothing is resampled by :func:`read_window`. What is valid is told in
+Pixels are read as they lie in the file: nothing is resampled by :func:`read_window`. Which are valid is decided in
 :mod:`torchgeo_clay.datasets.raster.validity`. Invalid pixels are 0 in all bands, so that no fill value or NaN travels
 on; after normalization set them to 0 again to give them the mean.
 """
@@ -51,11 +51,11 @@ def read_window(
         width: columns.
 
     Returns:
-        Pixels (C, H, W) in the file's dtype, float32 if the scene has an offset or is turned into decibels; and valid
+        Pixels (C, H, W), float32 if the scene's calibration changes them, else in the file's dtype; and valid
         (1, H, W), bool.
 
     Raises:
-        SceneError: if the file can't be read there.
+        SceneError: if the file is not readable there.
         ValueError: for a height or width that is not positive.
     """
     pixels, valid = _read_raw(dataset, scene, row, col, height, width)
@@ -108,7 +108,7 @@ def read_window_on_grid(
         takes it from the valid ones only.
 
     Raises:
-        SceneError: if the file can't be read there.
+        SceneError: if the file is not readable there.
     """
     assert scene.crs is not None
     bounds = array_bounds(height, width, transform)
@@ -144,9 +144,8 @@ def read_window_on_grid(
 class Handles:
     """Open rasters, the least recently used closed first.
 
-    Every process and thread opens its own: neither a fork nor a pickle takes a handle along, as GDAL's handles do not
-    bear being shared. What is open when the interpreter ends is closed before GDAL is taken down, as rasterio complains
-    of each one left (an "Error in sys.excepthook" without a message).
+    Every process and thread opens its own, as GDAL's handles must not be shared. Those open when the interpreter ends
+    are closed before GDAL is, as rasterio prints an error for each one left.
 
     Args:
         limit: how many stay open.
@@ -156,43 +155,43 @@ class Handles:
     """
 
     def __init__(self, limit: int = 64) -> None:
-        """Initialise; see the class."""
+        """Initialize a new Handles instance."""
         if limit < 1:
             raise ValueError(f'limit: expected at least 1 open file, got {limit}.')
         self.limit = limit
         self._start()
 
     def _start(self) -> None:
-        """Begin with nothing open, in this process."""
+        """Start empty, in this process."""
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._open: OrderedDict[tuple[int, str], DatasetReader] = OrderedDict()
         weakref.finalize(self, _close_all, self._pid, self._open)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What travels to another process: no handles."""
+        """Return what is pickled: no handles."""
         return {'limit': self.limit}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Start anew in the other process."""
+        """Start empty in the other process."""
         self.limit = state['limit']
         self._start()
 
     def __len__(self) -> int:
-        """How many rasters are open in this process."""
+        """Return the number of rasters open in this process."""
         return len(self._open) if self._pid == os.getpid() else 0
 
     def __call__(self, path: str) -> DatasetReader:
-        """The raster at a path, opened if it is not yet.
+        """Return the raster at a path, opened if it is not yet.
 
         Args:
             path: the file.
 
         Raises:
-            SceneError: if it can't be opened.
+            SceneError: if it is not readable as a raster.
         """
         if self._pid != os.getpid():
-            self._inherited = self._open  # the parent's, kept so that they are not closed from here
+            self._inherited = self._open  # the parent's, kept so that this process does not close them
             self._start()
         key = (threading.get_ident(), path)
         with self._lock:
@@ -214,6 +213,6 @@ class Handles:
 
 
 def _close_all(pid: int, rasters: OrderedDict[tuple[int, str], DatasetReader]) -> None:
-    """Close rasters in the process that opened them; in another one leave them be."""
+    """Close rasters, in the process that opened them only."""
     while pid == os.getpid() and rasters:
         rasters.popitem()[1].close()

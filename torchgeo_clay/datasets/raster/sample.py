@@ -54,22 +54,20 @@ def check_complete(dataset: DatasetReader) -> None:
         try:
             dataset.read(band, window=window)
         except RasterioIOError as error:
-            raise unreadable(window, error) from error
+            raise SceneError(unreadable(window, error)) from error
 
 
-def unreadable(window: Window, error: Exception) -> SceneError:
-    """Make the error for pixels that cannot be read.
+def unreadable(window: Window, error: Exception) -> str:
+    """Say that pixels are not readable.
 
     Args:
         window: where.
         error: why.
     """
-    rows, cols = (
-        (start, start + size) for start, size in ((window.row_off, window.height), (window.col_off, window.width))
-    )
-    return SceneError(
-        f'not readable at rows {rows[0]} to {rows[1]}, columns {cols[0]} to {cols[1]}: {error}. Is the file truncated '
-        'or damaged? Copy it again.'
+    row, col = window.row_off, window.col_off
+    return (
+        f'not readable at rows {row} to {row + window.height}, columns {col} to {col + window.width}: {error}. Is the '
+        'file truncated or damaged? Copy it again.'
     )
 
 
@@ -95,7 +93,7 @@ def read_sample(dataset: DatasetReader, bands: Sequence[int], validity: Validity
         try:
             found.append(validity.read(dataset, bands, window, shape, dtype))
         except RasterioIOError as error:
-            raise unreadable(window, error) from error
+            raise SceneError(unreadable(window, error)) from error
         if sum(int(valid.sum()) for _, valid in found) >= _ENOUGH:
             break
     pixels = np.concatenate([p.reshape(len(bands), 1, -1) for p, _ in found], axis=2)

@@ -1,11 +1,11 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Folders of rasters as scenes of a sensor; what is left out is named and counted, what is assumed is said once."""
+"""Scanning files for scenes of a sensor. Skipped files and assumptions are logged."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +34,7 @@ def scan_scenes(
         **options: passed on.
 
     Returns:
-        The scenes, and of each file left out its path and the reason.
+        The scenes, and path and reason of each file left out.
     """
     scenes: list[Scene] = []
     skipped: list[tuple[str, str]] = []
@@ -50,7 +50,7 @@ def list_skipped(skipped: Sequence[tuple[str, str]], total: int, most: int = _MO
     """List the files left out, by name and reason; beyond ``most`` their number.
 
     Args:
-        skipped: of each file left out its path and the reason.
+        skipped: path and reason of each file left out.
         total: number of files found.
         most: files listed.
     """
@@ -61,9 +61,9 @@ def list_skipped(skipped: Sequence[tuple[str, str]], total: int, most: int = _MO
 
 
 def log_assumptions(sensor: Sensor, scenes: Sequence[Scene]) -> None:
-    """Say once per dataset what was assumed of its scenes.
+    """Log once per dataset what was assumed of its scenes, and warn of what was remarked.
 
-    Through Lightning's log, which ``torchgeo fit`` shows; Python's own hides what is not a warning.
+    It logs through Lightning, whose log ``torchgeo fit`` shows; Python's own hides what is not a warning.
 
     Args:
         sensor: the sensor, with the bands selected.
@@ -82,29 +82,33 @@ def log_assumptions(sensor: Sensor, scenes: Sequence[Scene]) -> None:
     ):
         if found:
             rank_zero_info(f'{sensor.name}: {len(found)} of {len(scenes)} scenes {text} (first: {found[0].path})')
-    for said in dict.fromkeys(str(s.calibration) for s in scenes if str(s.calibration)):
-        names = [printable(s.path) for s in scenes if str(s.calibration) == said]
-        more = f' and {len(names) - _MOST} more' if len(names) > _MOST else ''
-        rank_zero_info(f'{sensor.name}: {said}: {", ".join(names[:_MOST])}{more}')
+    for conversion, paths in _paths_by((str(s.calibration), s.path) for s in scenes if str(s.calibration)).items():
+        rank_zero_info(f'{sensor.name}: {conversion}: {_names(paths)}')
     if left_out:
         rank_zero_info(f'{sensor.name}: bands of the files left out: {", ".join(left_out)}')
     _warn_of_remarks(sensor, scenes)
 
 
-def _warn_of_remarks(sensor: Sensor, scenes: Sequence[Scene], most: int = 10) -> None:
-    """Warn once of what scanning remarked, each remark with the first file and the number of the others."""
-    paths: dict[str, list[str]] = {}
-    for scene in scenes:
-        for remark in scene.remarks:
-            paths.setdefault(remark, []).append(scene.path)
-    lines = [
-        f'\n  {first}{f" and {len(others)} others" if others else ""}: {remark}'
-        for remark, (first, *others) in list(paths.items())[:most]
-    ]
-    if len(paths) > most:
-        lines.append(f"\n  and {len(paths) - most} remarks more; the scenes' .remarks list them all")
-    if lines:
+def _warn_of_remarks(sensor: Sensor, scenes: Sequence[Scene]) -> None:
+    """Warn once of what scanning remarked, each remark with its files."""
+    remarks = _paths_by((remark, scene.path) for scene in scenes for remark in scene.remarks)
+    if remarks:
+        lines = (f'\n  {_names(paths)}: {remark}' for remark, paths in remarks.items())
         rank_zero_warn(f'{sensor.name}: please check{"".join(lines)}')
+
+
+def _paths_by(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Group the paths of (text, path) by text."""
+    paths: dict[str, list[str]] = {}
+    for text, path in pairs:
+        paths.setdefault(text, []).append(path)
+    return paths
+
+
+def _names(paths: Sequence[str]) -> str:
+    """Join paths; beyond ten their number."""
+    more = f' and {len(paths) - _MOST} more' if len(paths) > _MOST else ''
+    return ', '.join(printable(path) for path in paths[:_MOST]) + more
 
 
 def _departs(scene: Scene) -> bool:
@@ -116,12 +120,12 @@ def _departs(scene: Scene) -> bool:
 
 
 def nothing_left(paths: Any, sensor: Sensor, skipped: Sequence[tuple[str, str]], total: int) -> str:
-    """Why there is nothing to read.
+    """Say why there is nothing to read.
 
     Args:
         paths: as the user gave them.
         sensor: the sensor.
-        skipped: of each file left out its path and the reason.
+        skipped: path and reason of each file left out.
         total: number of files found.
     """
     if total == 0:

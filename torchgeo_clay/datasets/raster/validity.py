@@ -108,7 +108,7 @@ class Validity:
         if self.others and lacking.any():  # rare, so that the other bands are seldom read
             others = dataset.read(list(self.others), out_dtype=pixels.dtype, **_shaped(where, len(self.others)))
             lacking &= (others == values[0]).all(axis=0)
-        return cast(Valid, lacking)
+        return lacking
 
 
 def _shaped(where: dict[str, Any], count: int) -> dict[str, Any]:

@@ -20,7 +20,7 @@ PATCH = 8
 
 
 def check_windows(chip: int, stride: int, align: int = 1) -> None:
-    """Raise for chips that the model does not take, or a stride that leaves gaps or never ends.
+    """Check a chip size and a stride.
 
     Args:
         chip: pixels per side.
@@ -63,7 +63,7 @@ def starts(length: int, chip: int, stride: int, align: int = 1) -> tuple[int, ..
         Rising; one window, which is padded, for an axis shorter than a chip.
 
     Raises:
-        ValueError: see :func:`check_windows`, and for an axis without pixels.
+        ValueError: as for :func:`check_windows`, and for an axis without pixels.
     """
     check_windows(chip, stride, align)
     if length < 1:
@@ -127,7 +127,7 @@ def windows(height: int, width: int, chip: int, stride: int, align: int = 1) -> 
 
 
 def owned(first: Sequence[int], chip: int, align: int = 1) -> tuple[tuple[int, int], ...]:
-    """The part of an axis that each window answers for where windows overlap: cut in the middle of each overlap.
+    """Divide an axis among overlapping windows: cut in the middle of each overlap.
 
     Args:
         first: first pixels of the windows, of :func:`starts` with the same ``align``.
@@ -135,7 +135,7 @@ def owned(first: Sequence[int], chip: int, align: int = 1) -> tuple[tuple[int, i
         align: the parts begin and end at multiples of it.
 
     Returns:
-        Of each window the first pixel and the one after its last; together they are the axis, nothing twice.
+        First pixel and the one after the last, of each window; together they cover the axis once.
     """
     cuts = [(left + chip + right) // (2 * align) * align for left, right in pairwise(first)]
     return tuple(zip([first[0], *cuts], [*cuts, first[-1] + chip], strict=True))

@@ -18,7 +18,7 @@ __all__ = ('Conversion', 'check_range')
 
 @dataclass(frozen=True)
 class Conversion:
-    """How a dataset's numbers become a sensor's: x · scale + offset, then 10·log10 if ``to_db``.
+    """Conversion of a dataset's numbers to a sensor's: x · scale + offset, then 10·log10 if ``to_db``.
 
     Attributes:
         scale: factor, such as 10000 for reflectance from 0 to 1.
@@ -70,7 +70,7 @@ class Conversion:
 
 
 def check_range(image: Tensor, sensor: Sensor) -> None:
-    """Refuse an image whose range can't be the sensor's.
+    """Raise for an image whose range cannot be the sensor's.
 
     Args:
         image: (…, C, H, W), in the sensor's units, on the host.
@@ -96,5 +96,5 @@ def check_range(image: Tensor, sensor: Sensor) -> None:
         raise ValueError(
             f'image: expected numbers of {sensor.name}, around {min(sensor.mean):g} to {max(sensor.mean):g}, got '
             f'values from {low:g} to {high:g}. The dataset delivers fractions: write scale={unit}, or the factor that '
-            "gives the product's own numbers, and leave normalisation to the sensor."
+            "gives the product's own numbers, and leave normalization to the sensor."
         )
