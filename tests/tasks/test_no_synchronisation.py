@@ -147,9 +147,11 @@ def test_what_waits_is_found() -> None:
 def test_a_pretraining_step_compiles_whole(
     pretraining: ClayPretraining, normalization: SensorNormalization, precision: torch.dtype
 ) -> None:
+    task = deepcopy(pretraining)
+
     def step(batch: dict[str, Any]) -> Tensor:
         with torch.autocast('cpu', torch.bfloat16, enabled=precision == torch.bfloat16):
-            return pretraining.reconstruction(normalization(batch)).loss
+            return task.reconstruction(normalization(batch)).loss
 
     batches = [batch_of(name) for name in ('naip', 'sentinel-1-rtc')]
     expected = [step(batch).item() for batch in batches]
