@@ -40,7 +40,6 @@ from torchgeo_clay.datasets import SensorRaster
 from torchgeo_clay.evaluation import as_embeddings
 from torchgeo_clay.models.mae import Masking
 from torchgeo_clay.sensors import Sensor
-from torchgeo_clay.sensors.normalization import normalize
 from torchgeo_clay.tasks import ClayEmbedding, ClayPretraining
 from torchgeo_clay.writers.quicklook import principal_components, scores
 
@@ -67,7 +66,7 @@ def reconstruct(task: ClayPretraining, raster: SensorRaster) -> tuple[Tensor, Te
     samples = [raster.patch(0, row, col, (_WINDOW, _WINDOW)) for row in rows for col in cols]
     batch = stack_samples(samples)
     mean, std = statistics(raster.sensor)
-    image = normalize(batch['image'], batch['valid'], mean.flatten(), std.flatten())
+    image = raster.sensor.normalize(batch['image'], batch['valid'])
     noise = torch.rand((len(samples), (_WINDOW // 8) ** 2), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         predicted = task.model.reconstruct(image, **vars(Conditioning.from_batch(batch)), noise=noise)

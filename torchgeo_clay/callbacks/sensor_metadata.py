@@ -34,13 +34,13 @@ def _check_dates(pl_module: LightningModule, image: Tensor) -> None:
 
 
 class SensorMetadata(Callback):
-    """Tells every Clay inside a task each batch's wavelengths, GSD, time and place.
+    """Condition every Clay inside a task on each batch's wavelengths, GSD, time and place.
 
-    TorchGeo's tasks call their model with the image alone. This callback sets the metadata before each step and takes
-    it back after, also when a step fails. The batch's own ``wavelength``, ``res``, ``time``, ``lat`` and ``lon`` come
-    first; ``sensor``, ``bands`` and ``gsd`` stand in for a batch without the first two.
+    TorchGeo's tasks call their model with the image alone. This callback sets the metadata before each step and clears
+    them after it, also when a step fails. The batch's own ``wavelength``, ``res``, ``time``, ``lat`` and ``lon`` are
+    used; ``sensor``, ``bands`` and ``gsd`` replace the first two if a batch lacks them.
 
-    It does not touch the pixels: that images are normalised as (x - mean) / std of the sensor is the datamodule's part.
+    Pixels are not changed: the datamodule has to normalize images as (x - mean) / std of the sensor.
 
     Example::
 
@@ -56,20 +56,20 @@ class SensorMetadata(Callback):
         bands: Sequence[str] | None = None,
         gsd: float | None = None,
     ) -> None:
-        """Initialize the callback.
+        """Initialize a new SensorMetadata instance.
 
         Args:
-            sensor: name of a sensor, a :class:`torchgeo_clay.sensors.Sensor`, or the path of one's YAML, for batches
-                without ``wavelength``; None where every batch has it.
-            bands: what the channels are, in order, by name or alias; None for all of the sensor's.
-            gsd: metres per pixel of the images, for batches without ``res``; None where every batch has it. The
-                sensor's nominal one is not taken for it, as the images may have been resampled.
+            sensor: name of a sensor, a :class:`torchgeo_clay.sensors.Sensor`, or the path of a sensor's YAML, for
+                batches without ``wavelength``; None if every batch has it.
+            bands: bands of the channels, in order, by name or alias; None for all of the sensor.
+            gsd: metres per pixel of the images, for batches without ``res``; None if every batch has it. The
+                sensor's nominal GSD is not assumed, as images may have been resampled.
 
         Raises:
             ValueError: for an unknown sensor or band, bands without a sensor, or a GSD that is not positive.
         """
         if bands is not None and sensor is None:
-            raise ValueError(f'bands={list(bands)} need a sensor to look them up in: give sensor= too.')
+            raise ValueError(f'bands={list(bands)} need a sensor: give sensor= too.')
         if gsd is not None:
             check_gsd(gsd)
         self.sensor = None if sensor is None else get_sensor(sensor).select(bands)
@@ -99,52 +99,52 @@ class SensorMetadata(Callback):
             self._scopes.enter_context(model.conditioned_on(conditioning))
 
     def _say(self, batch: Mapping[str, Any]) -> None:
-        """Log, once each, what was taken or left out in a way the user may not have meant."""
+        """Log once that times of dates are left out."""
         time = batch.get('time')
         if isinstance(time, Tensor) and time.ndim == 2 and time.shape[1] > 1 and 'time' not in self._said:
             self._said.add('time')
             rank_zero_info(
-                f'Times of {time.shape[1]} dates are left out: the task does not tell which date it shows the model.'
+                f'Times of {time.shape[1]} dates are left out: the task does not say which date the model gets.'
             )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Tell the model about a training batch."""
+        """Condition the model on a training batch."""
         self._set(pl_module, batch)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Tell the model about a validation batch."""
+        """Condition the model on a validation batch."""
         self._set(pl_module, batch)
 
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Tell the model about a test batch."""
+        """Condition the model on a test batch."""
         self._set(pl_module, batch)
 
     def on_predict_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Tell the model about a batch to predict."""
+        """Condition the model on a prediction batch."""
         self._set(pl_module, batch)
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Take it back."""
+        """Clear the conditioning."""
         self._scopes.close()
 
     def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Take it back."""
+        """Clear the conditioning."""
         self._scopes.close()
 
     def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Take it back."""
+        """Clear the conditioning."""
         self._scopes.close()
 
     def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Take it back."""
+        """Clear the conditioning."""
         self._scopes.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Take it back also when a step fails."""
+        """Clear the conditioning when a step fails."""
         self._scopes.close()

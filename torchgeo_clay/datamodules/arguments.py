@@ -1,10 +1,10 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Checks of what a user asks of :class:`~torchgeo_clay.datamodules.ClayPretrainDataModule`."""
+"""Checks of datamodules' arguments."""
 
 from __future__ import annotations
 
-from torchgeo_clay.datamodules.pretrain.dataset import MODEL_PATCH
+from torchgeo_clay.models.clay import PATCH_SIZE
 
 __all__ = ('check_at_least', 'check_patch_size', 'check_precision', 'check_share')
 
@@ -18,10 +18,10 @@ def check_patch_size(patch_size: int) -> None:
     Raises:
         ValueError: if it is not a positive multiple of 8.
     """
-    if patch_size < MODEL_PATCH or patch_size % MODEL_PATCH:
-        nearest = max(1, round(patch_size / MODEL_PATCH)) * MODEL_PATCH
+    if patch_size < PATCH_SIZE or patch_size % PATCH_SIZE:
+        nearest = max(1, round(patch_size / PATCH_SIZE)) * PATCH_SIZE
         raise ValueError(
-            f"patch_size: expected a multiple of {MODEL_PATCH}, the size of the model's patches, got {patch_size}. "
+            f"patch_size: expected a multiple of {PATCH_SIZE}, the size of the model's patches, got {patch_size}. "
             f'The nearest is {nearest}.'
         )
 
@@ -57,13 +57,13 @@ def check_share(most: float, **values: float) -> None:
 
 
 def check_precision(precision: str | int | None) -> None:
-    """Refuse a precision with which Lightning casts batches before any hook sees them.
+    """Refuse a precision that makes Lightning cast batches before any hook sees them.
 
     Args:
-        precision: the trainer's; None where there is no trainer.
+        precision: the trainer's; None without a trainer.
 
     Raises:
-        ValueError: for half precision, which puts times off by days.
+        ValueError: for half precision, which makes times wrong by days.
     """
     if precision in ('bf16-true', '16-true'):
         raise ValueError(

@@ -21,7 +21,6 @@ from torchgeo_clay.datamodules.pretrain.plan import EpochPlan, PatchKey, plan_ep
 from torchgeo_clay.datamodules.wrapped.loader import SensorName
 from torchgeo_clay.datasets.simulated import ChipTask, Split, SyntheticChips
 from torchgeo_clay.sensors import Sensor
-from torchgeo_clay.sensors.normalization import SensorNormalization, normalize
 from torchgeo_clay.simulator import SyntheticScenes
 
 __all__ = ('KeyedChips', 'SyntheticDataModule')
@@ -174,10 +173,9 @@ class SyntheticDataModule(ResumableDataModule):
             rank_zero_info(f'{name}: {len(chips)} chips of {len(chips.raster.scenes)} scenes of {self.sensor}{without}')
 
     def _adopt(self, sensor: Sensor) -> None:
-        """Normalise with the statistics of a sensor, which TorchGeo's tasks undo for their plots."""
+        """Normalize with the statistics of a sensor, which TorchGeo's tasks undo for their plots."""
         self.selected = {self.sensor: sensor}
-        self.normalization = SensorNormalization(self.selected)
-        self.mean, self.std = self.normalization.statistics(self.sensor, torch.device('cpu'))
+        self.mean, self.std = torch.tensor(sensor.mean), torch.tensor(sensor.std)
 
     def _loader(self, split: str) -> PlannedLoader:
         """A loader of every chip of a split once, in order."""
@@ -270,7 +268,7 @@ class SyntheticDataModule(ResumableDataModule):
         return {key: value for key, value in batch.items() if key not in ('paths', 'counted')}
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Normalise a batch on its device.
+        """Normalize a batch on its device.
 
         Args:
             batch: a batch as loaded.
@@ -279,7 +277,6 @@ class SyntheticDataModule(ResumableDataModule):
         Returns:
             The batch with ``image`` (B, C, H, W) float32 normalized, and the ``selection`` of the sensor's bands.
         """
-        mean, std = self.normalization.statistics(batch['sensor'], batch['image'].device)
-        image = normalize(batch['image'], batch['valid'], mean, std)
-        # not before the transfer: Lightning refuses to move a frozen dataclass
-        return {**batch, 'image': image, 'selection': self.selected[batch['sensor']]}
+        sensor = self.selected[batch['sensor']]
+        # the selection not before the transfer: Lightning refuses to move a frozen dataclass
+        return {**batch, 'image': sensor.normalize(batch['image'], batch['valid']), 'selection': sensor}

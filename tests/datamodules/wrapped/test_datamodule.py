@@ -187,7 +187,7 @@ def test_collation_that_drops_what_it_does_not_know():
     wrapped = chips()
     wrapped.collate_fn = collate_fn_detection
     _, batch = batches(SensorDataModule(wrapped, 'naip', ['nir', 'red'], gsd=0.5))
-    assert {'wavelength', 'res', 'lat', 'lon', 'time', 'sensor', 'image', 'label'} == set(batch)
+    assert {'wavelength', 'res', 'lat', 'lon', 'time', 'selection', 'sensor', 'image', 'label'} == set(batch)
     assert isinstance(batch['label'], list)
 
 
@@ -248,7 +248,7 @@ def test_bands_that_do_not_fit_are_refused_when_set_up():
     for sensor, bands, message in (
         ('modis', ['b05'], 'bands sur_refl_b05 of modis are not in the dataset'),
         ('sentinel-1-rtc', None, 'No band of sentinel-1-rtc matches'),
-        ('naip', ['red', 'R'], "band 'red' is asked for 2 times"),
+        ('naip', ['red', 'R'], "band 'red' is selected 2 times"),
     ):
         with pytest.raises(ValueError, match=message):
             setup(SensorDataModule(chips(), sensor, bands, gsd=1), 'train')

@@ -100,7 +100,7 @@ def test_plot_shows_true_colours(eurosat_root):
     ('sensor', 'bands', 'message'),
     [
         ('sentinel-1-rtc', None, 'No band of sentinel-1-rtc matches: the dataset has B01, .*channels='),
-        ('sentinel-2-l2a', ['B04', 'red'], "band 'red' is asked for 2 times"),
+        ('sentinel-2-l2a', ['B04', 'red'], "band 'red' is selected 2 times"),
         ('sentinel-2-l2a', ['B99'], "has no band 'B99'"),
         ('naip', ['red', 'B04'], "naip has no band 'B04'"),
     ],

@@ -19,7 +19,6 @@ from torchgeo_clay.datamodules.pretrain.plan import EpochPlan, Shares, describe_
 from torchgeo_clay.datamodules.pretrain.regions import SensorScenes, split_scenes
 from torchgeo_clay.datamodules.pretrain.scan import find_folders, scan_folder
 from torchgeo_clay.sensors import Sensor
-from torchgeo_clay.sensors.normalization import SensorNormalization
 from torchgeo_clay.simulator import SyntheticScenes
 
 __all__ = ('ClayPretrainDataModule',)
@@ -159,7 +158,6 @@ class ClayPretrainDataModule(ResumableDataModule):
                     f'{name}: its only scene is too small, or holds too little data, to give a part to validation; it '
                     'trains, and nothing of this sensor validates.'
                 )
-        self.normalization = SensorNormalization(self.selected)
         self._parts = parts
         return describe_parts(parts)
 
@@ -259,4 +257,8 @@ class ClayPretrainDataModule(ResumableDataModule):
             The batch as the class describes it.
         """
         # not before the transfer: Lightning refuses to move a frozen dataclass
-        return {**self.normalization(batch), 'selection': self.selected[batch['sensor']]}
+        sensor = self.selected[batch['sensor']]
+        target = sensor.normalize(batch['image'], batch['valid'])
+        # bands are hidden after normalization, as in the release
+        image = target * batch['band_mask'][:, :, None, None]
+        return {**batch, 'target': target, 'image': image, 'selection': sensor}

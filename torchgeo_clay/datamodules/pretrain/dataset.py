@@ -28,11 +28,9 @@ from torchgeo_clay.datamodules.pretrain.regions import (
     windows_with_data,
 )
 from torchgeo_clay.datasets import SceneError
+from torchgeo_clay.models.clay import PATCH_SIZE
 
-__all__ = ('MODEL_PATCH', 'PretrainDataset', 'collate', 'pad_patch')
-
-#: Pixels per side of the model's patches.
-MODEL_PATCH = 8
+__all__ = ('PretrainDataset', 'collate', 'pad_patch')
 
 FLIP = 0.5
 HIDE_METADATA = 0.2
@@ -121,7 +119,7 @@ class PretrainDataset(Dataset[dict[str, Any]]):
 
     def _noise(self, rng: np.random.Generator) -> Tensor:
         """Noise of the mask: (L,) float32 in [0, 1)."""
-        return torch.from_numpy(rng.random((self.patch_size // MODEL_PATCH) ** 2, dtype=np.float32))
+        return torch.from_numpy(rng.random((self.patch_size // PATCH_SIZE) ** 2, dtype=np.float32))
 
     def _read(
         self, part: SensorScenes, region: Region, row: int, col: int, failures: dict[str, str]

@@ -31,7 +31,6 @@ from torchgeo_clay.datamodules.pretrain.teacher_targets import ChipTargets, Targ
 from torchgeo_clay.models.teacher import TEACHER_SIZE, resize_for_teacher, teacher_rgb
 from torchgeo_clay.models.weights.files import tensor_digest
 from torchgeo_clay.sensors import Sensor
-from torchgeo_clay.sensors.normalization import normalize
 
 __all__ = ('attach_targets', 'teach')
 
@@ -237,9 +236,8 @@ def _targets(data: ClayPretrainDataModule, of: _SensorChips, batch: Mapping[str,
     assert trainer is not None
     device = trainer.strategy.root_device
     image, valid = (batch[name].to(device) for name in _TENSORS)
-    mean, std = data.normalization.statistics(of.name, device)
     with trainer.precision_plugin.forward_context():
-        return teach(teacher, normalize(image, valid, mean, std), of.sensor).cpu()
+        return teach(teacher, of.sensor.normalize(image, valid), of.sensor).cpu()
 
 
 def _check_complete(sensors: Sequence[_SensorChips], reasons: Mapping[str, str], most: int) -> None:

@@ -1,3 +1,3 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Any TorchGeo datamodule, made aware of its sensor."""
+"""Any TorchGeo datamodule with sensor metadata."""

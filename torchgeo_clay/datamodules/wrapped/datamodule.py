@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Any TorchGeo datamodule, made aware of its sensor. Shapes: B samples, T dates, C bands, H rows, W columns."""
+"""Any TorchGeo datamodule with sensor metadata. Shapes: B samples, T dates, C bands, H × W pixels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from torchgeo.datamodules import BaseDataModule
 
 from torchgeo_clay.conditioning import check_batch
 from torchgeo_clay.datamodules.arguments import check_precision
-from torchgeo_clay.datamodules.pretrain.dataset import MODEL_PATCH
 from torchgeo_clay.datamodules.wrapped.loader import with_dataset
 from torchgeo_clay.datamodules.wrapped.normalization import (
     find_normalizations,
@@ -26,9 +25,9 @@ from torchgeo_clay.datamodules.wrapped.normalization import (
 from torchgeo_clay.datasets.wrapped.dataset import SensorDataset
 from torchgeo_clay.datasets.wrapped.own import OWN, own_sensor
 from torchgeo_clay.datasets.wrapped.resampling import pixel_growth, transforms_of
-from torchgeo_clay.datasets.wrapped.shared_mask import SharedMask, share_masks
+from torchgeo_clay.datasets.wrapped.shared_mask import share_masks
+from torchgeo_clay.models.clay import PATCH_SIZE
 from torchgeo_clay.sensors import Sensor, get_sensor
-from torchgeo_clay.sensors.normalization import SensorNormalization, normalize
 
 __all__ = ('SensorDataModule',)
 
@@ -36,16 +35,16 @@ _DATASETS = ('train_dataset', 'val_dataset', 'test_dataset', 'predict_dataset', 
 
 
 class SensorDataModule(BaseDataModule):
-    """Makes any of TorchGeo's datamodules, Geo or NonGeo, aware of its sensor.
+    """Add sensor metadata to any of TorchGeo's datamodules, Geo or NonGeo.
 
-    The datamodule's splits, samplers, collation and augmentation stay; its normalisation makes way for the sensor's,
-    applied once, after the augmentation, on the device. A batch holds what it held, and
+    The datamodule keeps its splits, samplers, collation and augmentation; its normalization is replaced by the
+    sensor's, applied once, after the augmentation, on the device. A batch has the datamodule's keys and
 
     * ``image`` (B, C, H, W) or (B, T, C, H, W) float32, (x - mean) / std of the sensor
     * ``wavelength`` (B, C) µm · ``res`` (B,) metres per pixel, following resizes and crops
-    * ``lat``, ``lon`` (B,) degrees WGS84 of the chip's centre before augmentation · ``time`` (B,) or (B, T) seconds
+    * ``lat``, ``lon`` (B,) degrees WGS84 of the chip's center before augmentation · ``time`` (B,) or (B, T) seconds
       UTC; all float64, NaN for unknown
-    * ``sensor`` its name
+    * ``sensor`` its name, and ``selection``, the :class:`~torchgeo_clay.sensors.Sensor` whose bands are the channels
 
     Example::
 
@@ -74,26 +73,25 @@ class SensorDataModule(BaseDataModule):
         std: list[float] | None = None,
         metadata: Callable[[Any, Any], Mapping[str, float]] | None = None,
     ) -> None:
-        """Initialise.
+        """Initialize a new SensorDataModule instance.
 
         Args:
-            datamodule: the datamodule, whose augmentation is changed as soon as it is set up.
-            sensor: name of a sensor, a :class:`~torchgeo_clay.sensors.Sensor`, the path of one's YAML, or ``dataset``
-                to make one of the dataset's own band names and wavelengths, for instruments that are not in the table.
-            bands: names or aliases of the bands that the model gets, in that order; None for all that the dataset
-                has, in the sensor's order. See :class:`~torchgeo_clay.datasets.SensorDataset` for this and the next.
-            gsd: metres per pixel of the images as they are stored; None to read it.
-            channels: what the dataset's channels are, in its order.
+            datamodule: the datamodule; its augmentation is changed at setup.
+            sensor: name of a sensor, a :class:`~torchgeo_clay.sensors.Sensor`, the path of a sensor's YAML, or
+                ``dataset`` for one made of the dataset's own band names and wavelengths.
+            bands: see :class:`~torchgeo_clay.datasets.SensorDataset`, as for the arguments up to ``to_db``.
+            gsd: metres per pixel of the stored images; None to read it.
+            channels: names of the dataset's channels, in its order.
             rename: keys of the dataset → keys of the batch contract.
-            scale: factor to the sensor's numbers.
-            offset: summand to the sensor's numbers.
-            to_db: whether pixels are linear power to be turned into decibels.
+            scale: factor to the sensor's units.
+            offset: summand to the sensor's units.
+            to_db: convert linear power into decibels.
             mean: with ``sensor: dataset`` the mean of each channel, or one for all; None for the datamodule's own.
             std: likewise the standard deviation.
-            metadata: gives place, time and resolution where the files do not.
+            metadata: function that gives place, time and resolution where files do not.
 
         Raises:
-            ValueError: for an unknown sensor, or an option without use.
+            ValueError: for an unknown sensor, or statistics that would not be used.
         """
         super().__init__(getattr(datamodule, 'dataset_class', Dataset))
         if sensor != OWN and (mean is not None or std is not None):
@@ -116,6 +114,7 @@ class SensorDataModule(BaseDataModule):
         self._wrapped: dict[int, SensorDataset] = {}
         self._current: SensorDataset | None = None
         self._augmentations: dict[nn.Module, float] = {}
+        self._called: list[nn.Module] = []
         self._options['said'] = set()
 
     def prepare_data(self) -> None:
@@ -129,7 +128,7 @@ class SensorDataModule(BaseDataModule):
             stage: 'fit', 'validate', 'test' or 'predict'.
 
         Raises:
-            ValueError: see :class:`~torchgeo_clay.datasets.SensorDataset`; for a precision that spoils times.
+            ValueError: see :class:`~torchgeo_clay.datasets.SensorDataset`; for a precision that makes times wrong.
         """
         if self.trainer is not None:
             check_precision(self.trainer.precision)
@@ -147,16 +146,21 @@ class SensorDataModule(BaseDataModule):
         return {} if self._current is None else {self._current.sensor.name: self._current.sensor}
 
     def _adopt_augmentations(self, sensor: Sensor) -> None:
-        """Take the normalisation out of everything the wrapped datamodule may call on a batch."""
+        """Take the normalization out of all modules that the wrapped datamodule may call on a batch."""
         share_masks(self.datamodule, *vars(self.datamodule))
         for module in vars(self.datamodule).values():
             if isinstance(module, nn.Module) and module not in self._augmentations:
                 scale = intensity_scale(module, sensor) if find_normalizations(module) else 1.0
                 replace_normalizations(module, scale)
                 self._augmentations[module] = scale
+                module.register_forward_hook(self._note_call)
+
+    def _note_call(self, module: nn.Module, *_: Any) -> None:
+        """Remember which augmentation was called, for the resolution of the batch."""
+        self._called.append(module)
 
     def _wrap(self, dataset: Dataset[Any]) -> SensorDataset:
-        """The sensor's view of a dataset, made once; its normalisation and the datamodule's are taken out."""
+        """Wrap a dataset, once, and take its normalization and the datamodule's out."""
         if isinstance(dataset, SensorDataset):
             self._current = dataset
         elif id(dataset) not in self._wrapped:
@@ -178,27 +182,26 @@ class SensorDataModule(BaseDataModule):
         self._adopt_augmentations(self._current.sensor)
         self.mean = torch.tensor(self._current.sensor.mean)
         self.std = torch.tensor(self._current.sensor.std)
-        self.normalization = SensorNormalization(self.selected)
         return self._current
 
     def train_dataloader(self) -> Any:
-        """The wrapped datamodule's loaders for training, over the sensor's view of the data."""
+        """The wrapped datamodule's training loaders, over the wrapped datasets."""
         return with_dataset(self.datamodule.train_dataloader(), self._wrap)
 
     def val_dataloader(self) -> Any:
-        """The wrapped datamodule's loaders for validation, over the sensor's view of the data."""
+        """The wrapped datamodule's validation loaders, over the wrapped datasets."""
         return with_dataset(self.datamodule.val_dataloader(), self._wrap)
 
     def test_dataloader(self) -> Any:
-        """The wrapped datamodule's loaders for testing, over the sensor's view of the data."""
+        """The wrapped datamodule's test loaders, over the wrapped datasets."""
         return with_dataset(self.datamodule.test_dataloader(), self._wrap)
 
     def predict_dataloader(self) -> Any:
-        """The wrapped datamodule's loaders for prediction, over the sensor's view of the data."""
+        """The wrapped datamodule's prediction loaders, over the wrapped datasets."""
         return with_dataset(self.datamodule.predict_dataloader(), self._wrap)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Check a batch while it lies on the host.
+        """Check a batch on the host.
 
         Args:
             batch: as collated.
@@ -213,7 +216,7 @@ class SensorDataModule(BaseDataModule):
         if not isinstance(batch, Mapping) or not isinstance(batch.get('image'), Tensor):
             raise ValueError(
                 f"{type(self.datamodule).__name__}: expected batches with 'image' (B, C, H, W) or (B, T, C, H, W), got "
-                f"{found}. If it has another name say which: rename={{'image_S2': 'image'}}."
+                f"{found}. If its name differs, give rename={{'image_S2': 'image'}}."
             )
         check_batch(batch)
         return batch
@@ -223,7 +226,7 @@ class SensorDataModule(BaseDataModule):
         return self.datamodule.transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augment a batch as the wrapped datamodule does, let ``res`` follow, and normalise for the sensor.
+        """Augment a batch as the wrapped datamodule does, adapt ``res``, and normalize for the sensor.
 
         Args:
             batch: on the device, in the sensor's units.
@@ -233,34 +236,31 @@ class SensorDataModule(BaseDataModule):
             ValueError: for images smaller than one of the model's patches.
         """
         self.datamodule.trainer = self.trainer
-        inner = {m: m.inner if isinstance(m, SharedMask) else m for m in self._augmentations}
-        for module in inner.values():
-            vars(module)['_params'] = None  # what kornia drew last, to see below which of them is called
+        self._called.clear()
         batch = dict(self.datamodule.on_after_batch_transfer(batch, dataloader_idx))
         scale, growth = 1.0, torch.ones(len(batch['image']), dtype=torch.float64)
-        for module, divisor in self._augmentations.items():
-            if inner[module]._params is not None:
-                scale *= divisor
-                growth = growth * pixel_growth(module, len(growth))
+        for module in self._called:
+            scale *= self._augmentations[module]
+            growth = growth * pixel_growth(module, len(growth))
         height, width = batch['image'].shape[-2:]
-        if min(height, width) < MODEL_PATCH:
+        if min(height, width) < PATCH_SIZE:
             raise ValueError(
-                f"image: expected {MODEL_PATCH} pixels or more per side, one of the model's patches, got {height} x "
+                f"image: expected {PATCH_SIZE} pixels or more per side, one of the model's patches, got {height} x "
                 f'{width}. Give the datamodule a larger patch_size, or leave such images out.'
             )
         if self._current is None:
             raise ValueError(f'{type(self).__name__}: call setup before its batches are used.')
         batch['res'] = batch['res'] * growth.to(batch['res'], non_blocking=True)
         image = batch['image'].float() * scale
-        statistics = self.normalization.statistics(self._current.sensor.name, image.device)
-        batch['image'] = normalize(image, torch.isfinite(image), *statistics)  # what is not finite is nodata
-        return batch
+        sensor = self._current.sensor
+        # pixels that are not finite are nodata; the selection not before the transfer: Lightning refuses to move it
+        return {**batch, 'image': sensor.normalize(image, torch.isfinite(image)), 'selection': sensor}
 
     def plot(self, *args: Any, **kwargs: Any) -> Figure | None:
-        """Show a sample as the wrapped datamodule does, in its own bands and numbers.
+        """Plot a sample as the wrapped datamodule does, in its own bands and units.
 
         Args:
-            *args: the sample, in the sensor's units: TorchGeo's tasks undo ``mean`` and ``std`` before they plot.
+            *args: the sample, in the sensor's units, as TorchGeo's tasks denormalize before they plot.
             **kwargs: passed on.
 
         Raises:

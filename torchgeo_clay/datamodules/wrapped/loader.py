@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Loaders that read another dataset, otherwise as they were, and collate the sensor's metadata."""
+"""Loaders over a replaced dataset that collate the sensor's metadata."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ METADATA = ('wavelength', 'res', 'lat', 'lon', 'time')
 
 
 class SensorName(str):
-    """The name of a batch's sensor: a string that ``torch.unbind`` takes apart into itself.
+    """The name of a batch's sensor: a string that ``torch.unbind`` returns as it is.
 
     TorchGeo's tasks plot a batch's first sample by ``unbind_samples``, which unbinds everything in the batch, and torch
     refuses strings. The first sample gets the name.
@@ -29,27 +29,27 @@ class SensorName(str):
     def __torch_function__(
         cls, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Answer ``torch.unbind``; a string is no argument of anything else."""
+        """Return the name from ``torch.unbind``."""
         return (args[0],) if func is torch.unbind else NotImplemented
 
 
 class SensorCollate:
-    """Collates as before, with the metadata stacked and the sensor's name attached.
+    """Collate as the loader does, stack the metadata and add the sensor's name.
 
-    Some of TorchGeo's collation drops keys that it does not know, and none takes strings.
+    Some of TorchGeo's collation functions drop unknown keys, and none takes strings.
 
     Args:
-        collate: the loader's own.
+        collate: the loader's own function.
         sensor: its name.
     """
 
     def __init__(self, collate: Callable[[list[Any]], Any], sensor: str) -> None:
-        """Initialise; see the class."""
+        """Initialize a new SensorCollate instance; see the class."""
         self.collate = collate
         self.sensor = sensor
 
     def __call__(self, samples: Any) -> dict[str, Any]:
-        """Collate a list of samples, or take one sample as it is where the loader does not batch."""
+        """Collate a list of samples, or convert one sample of a loader without batches."""
         if isinstance(samples, Mapping):
             return {**self.collate(samples), 'sensor': SensorName(self.sensor)}  # type: ignore[arg-type]
         rest = [{k: v for k, v in sample.items() if k not in METADATA} for sample in samples]
@@ -60,17 +60,17 @@ class SensorCollate:
 
 
 def with_dataset(loader: Any, replace: Callable[[Dataset[Any]], Any]) -> Any:
-    """The same loader, or loaders, over another dataset.
+    """Rebuild a loader, or loaders, over another dataset.
 
     Args:
         loader: a loader, or a list, tuple or dictionary of them.
-        replace: called with each loader's dataset; what it returns has ``sensor`` and the same indices.
+        replace: called with each loader's dataset; it returns one with ``sensor`` and the same indices.
 
     Returns:
         The same structure of new loaders with the same samplers, batches, workers and collation.
 
     Raises:
-        ValueError: for what is not torch's loader, or has a dataset without indices.
+        ValueError: for other loaders than torch's, and datasets without indices.
     """
     if isinstance(loader, Mapping):
         return {key: with_dataset(value, replace) for key, value in loader.items()}
@@ -96,7 +96,7 @@ def with_dataset(loader: Any, replace: Callable[[Dataset[Any]], Any]) -> Any:
         )
     }
     options['collate_fn'] = SensorCollate(loader.collate_fn, dataset.sensor.name)
-    if type(loader.batch_sampler) is BatchSampler:  # told apart, as Lightning replaces samplers to distribute them
+    if type(loader.batch_sampler) is BatchSampler:  # as Lightning replaces samplers to distribute them
         batching: dict[str, Any] = {
             'batch_size': loader.batch_size,
             'sampler': loader.sampler,

@@ -1,9 +1,9 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Takes a dataset's normalisation out of its augmentation and puts the sensor's after it.
+"""Removal of a dataset's normalization from its augmentation.
 
-Shapes: B samples, T dates, C bands, H rows, W columns. kornia's changes of colour expect values from 0 to 1, and cut
-off what is not, so an augmentation that has them gets the pixels divided by one number and the result multiplied by it.
+kornia's color transforms expect values from 0 to 1 and clip others, so an augmentation with such transforms gets pixels
+divided by one number, and its result is multiplied by it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ __all__ = ('find_normalizations', 'intensity_scale', 'replace_normalizations')
 
 
 def find_normalizations(module: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
-    """Where a module normalises, however deep: the parent, the child's name and the child.
+    """Find normalizations in a module: the parent, the child's name and the child of each.
 
     Args:
-        module: an augmentation. Counted are kornia's and torchvision's classes by the name of Normalize.
+        module: an augmentation; kornia's and torchvision's classes named Normalize are found.
     """
     return [
         (parent, name, child)
@@ -33,15 +33,15 @@ def find_normalizations(module: nn.Module) -> list[tuple[nn.Module, str, nn.Modu
 
 
 def intensity_scale(module: nn.Module, sensor: Sensor) -> float:
-    """What an augmentation's pixels are divided by, for its changes of colour.
+    """Return the divisor of an augmentation's pixels, for its color transforms.
 
     Args:
         module: the augmentation.
         sensor: with the image's bands.
 
     Returns:
-        1 if it changes no colours; else 255 for a sensor of 8 bits, and for others what 3 standard deviations above
-        the mean come to in the brightest band.
+        1 without color transforms; else 255 for a sensor of 8 bits, and for others the mean plus 3 standard deviations
+        of the brightest band.
     """
     changes = [
         m for m in module.modules() if isinstance(m, IntensityAugmentationBase2D) and type(m).__name__ != 'Normalize'
@@ -53,14 +53,12 @@ def intensity_scale(module: nn.Module, sensor: Sensor) -> float:
 
 
 def replace_normalizations(module: nn.Module, scale: float) -> None:
-    """Put a division by one number in the place of each normalisation.
+    """Replace each normalization by a division by one number.
 
     Args:
         module: the augmentation, which is changed.
-        scale: the number. Where there is no normalisation there is no division.
+        scale: the number.
     """
     for parent, name, child in find_normalizations(module):
-        keepdim = bool(
-            getattr(child, 'keepdim', False)
-        )  # set by the container it is in; masks lose or gain a side else
+        keepdim = bool(getattr(child, 'keepdim', False))  # set by its container; masks lose or gain an axis otherwise
         setattr(parent, name, K.Normalize(torch.tensor(0.0), torch.tensor(scale), keepdim=keepdim))
