@@ -26,7 +26,6 @@ from PIL import Image
 from torchgeo_clay.callbacks import EmbeddingWriter, RasterWriter
 from torchgeo_clay.datamodules import SceneDataModule
 from torchgeo_clay.datasets import ClayEmbeddings, SceneError
-from torchgeo_clay.datasets.raster.detection import detect_sensor
 from torchgeo_clay.datasets.raster.scene import scan_scene
 from torchgeo_clay.tasks import ClayEmbedding, ClaySemanticSegmentation
 
@@ -57,8 +56,7 @@ def grouped(source: Path) -> tuple[dict[str, tuple[list[Path], dict[str, Any]]],
     refused = {}
     for file in sorted(f for f in source.rglob('*') if f.suffix in ('.tif', '.jpg', '.jpeg') and f not in given):
         try:
-            sensor = detect_sensor(file)
-            scan_scene(str(file), sensor)
+            sensor = scan_scene(file).sensor
         except SceneError as error:
             refused[file] = str(error).removeprefix(f'{file}: ')
         else:

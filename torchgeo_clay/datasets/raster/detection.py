@@ -11,13 +11,13 @@ from collections.abc import Collection, Mapping, Sequence
 from rasterio.io import DatasetReader
 
 from torchgeo_clay.datasets.raster.bands import FileBand, file_bands, match_bands
-from torchgeo_clay.datasets.raster.files import SceneError, open_raster, printable
+from torchgeo_clay.datasets.raster.files import SceneError
 from torchgeo_clay.datasets.raster.georeference import georeferencing, window_gsd
 from torchgeo_clay.datasets.raster.products import hls, product_text
 from torchgeo_clay.sensors import SENSORS, Sensor
 from torchgeo_clay.sensors.band import fold
 
-__all__ = ('FAR', 'detect_sensor', 'product_remark', 'sensor_of')
+__all__ = ('FAR', 'product_remark', 'sensor_of')
 
 #: Factor from which on a GSD is far from that of the training data. Sentinel-2 is also delivered at 60 m.
 FAR = 12
@@ -46,30 +46,6 @@ _OTHERS = {
 _MARKS = {'b8a': 'sentinel-2-l2a', 'b08a': 'sentinel-2-l2a', 'b12': 'sentinel-2-l2a'}
 
 
-def detect_sensor(path: str | os.PathLike[str]) -> Sensor:
-    """The sensor of a raster file, see :func:`sensor_of`.
-
-    Args:
-        path: the file.
-
-    Raises:
-        SceneError: if it is not readable, or nothing decides; the message begins with its path.
-    """
-    folder = _folder_sensor(path)
-    if folder is not None:
-        return folder
-    with open_raster(path) as dataset:
-        try:
-            return sensor_of(dataset, path)
-        except SceneError as error:
-            raise SceneError(f'{printable(path)}: {error}') from error
-
-
-def _folder_sensor(path: str | os.PathLike[str]) -> Sensor | None:
-    """The sensor that a file's folder is named for."""
-    return SENSORS.get(os.path.basename(os.path.dirname(os.fspath(path))))
-
-
 def sensor_of(dataset: DatasetReader, path: str | os.PathLike[str]) -> Sensor:
     """The sensor of an open raster.
 
@@ -86,9 +62,9 @@ def sensor_of(dataset: DatasetReader, path: str | os.PathLike[str]) -> Sensor:
     Raises:
         SceneError: if nothing decides; the message says what to do.
     """
-    folder = _folder_sensor(path)
-    if folder is not None:
-        return folder
+    folder = os.path.basename(os.path.dirname(os.fspath(path)))
+    if folder in SENSORS:
+        return SENSORS[folder]
     file = file_bands(dataset, path)
     named, others = _product(dataset.tags(), path, file)
     excluded = [f'{name} is excluded, as its tags or name say {word!r}' for name, word in others.items()]
