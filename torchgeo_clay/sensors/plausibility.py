@@ -143,7 +143,8 @@ def _linear_problem(values: _Values) -> str | None:
         return values.message(every, 'Is it in decibels? Read it as a sensor with scale db, or take 10 ** (x / 10).')
     if negative.mean() > 0.05 and values.bands.abs().max() < 20:
         return values.message(every, 'Is it normalized already? Give raw values: they are normalized per sensor later.')
-    fractions = ~values.whole & (negative < 0.05) & (top <= 2)
+    highest = torch.tensor(values.sensor.mean, dtype=torch.float64).div(1000).clamp_min(2)
+    fractions = ~values.whole & (negative < 0.05) & (top <= highest)
     if fractions.any():
         unit = 255 if values.is_8_bit else 10000
         return values.message(fractions, f'Is it reflectance from 0 to 1? Then read it with scale={unit}.')

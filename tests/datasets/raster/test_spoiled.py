@@ -2,9 +2,11 @@
 
 """Real acquisitions, each spoiled in one way: what is read is the truth, or a message names the file."""
 
+import itertools
 import logging
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rasterio import Affine
@@ -59,6 +62,7 @@ class Raster:
     nodata: float | None
     scale: float = 1.0
     wavelengths: tuple[float, ...] = ()
+    hole: np.ndarray | None = None  # (H, W), where the truth is that there is no data
 
     @property
     def radar(self) -> bool:
@@ -146,6 +150,53 @@ def alpha_without_names(raster: Raster) -> Raster:
     return replace(alpha_behind(raster), descriptions=(None,) * (len(raster.pixels) + 1))
 
 
+def with_hole(raster: Raster) -> Raster:
+    """No data in the upper fifth, which nothing says yet."""
+    hole = np.zeros(raster.pixels.shape[1:], bool)
+    hole[: len(hole) // 5] = True
+    return replace(raster, hole=hole)
+
+
+def fill_of(value: float | None, tagged: bool = False) -> Callable[[Raster], Raster]:
+    """Fill in the hole; None for the type's extreme."""
+
+    def spoil(raster: Raster) -> Raster:
+        kind = raster.pixels.dtype
+        extreme = -9999 if kind.kind == 'f' else np.iinfo(kind).min or np.iinfo(kind).max
+        fill = extreme if value is None else value
+        raster = with_hole(raster)
+        pixels = np.where(raster.hole, kind.type(fill), raster.pixels)
+        return replace(raster, pixels=pixels, nodata=fill if tagged else None)
+
+    return spoil
+
+
+def alpha_with_hole(raster: Raster) -> Raster:
+    raster = alpha_behind(with_hole(raster))
+    raster.pixels[-1][raster.hole] = 0
+    return raster
+
+
+def one_band_from_0_to_1(raster: Raster) -> Raster:
+    pixels = raster.pixels.astype(np.float32)
+    band = 3 if len(pixels) > 4 else 1
+    pixels[band] = 10 ** (pixels[band] / 10) if raster.radar else pixels[band] / (255 if len(pixels) < 5 else 10000)
+    return replace(raster, pixels=pixels)
+
+
+def offset_of(added: int, **claimed: str) -> Callable[[Raster], Raster]:
+    """Sentinel-2's numbers with or without their offset, and what tags claim of it; other sensors get the tags."""
+
+    def spoil(raster: Raster) -> Raster:
+        had, pixels = -float(raster.tags.get('REFLECTANCE_OFFSET_DN', 0)), raster.pixels
+        if 'B8A' in raster.descriptions:
+            pixels = (pixels + (added - had)).clip(0, 30000).astype(pixels.dtype)
+        kept = without(raster, 'REFLECTANCE_OFFSET_DN', 'REFLECTANCE_SCALE', 'PROCESSING_BASELINE')
+        return replace(raster, pixels=pixels, tags={**kept, **claimed}, name='scene.tif')
+
+    return spoil
+
+
 def transform(*values: float) -> Callable[[Raster], Raster]:
     return lambda raster: replace(raster, transform=Affine(*values))
 
@@ -163,6 +214,11 @@ SPOILERS: dict[str, Callable[[Raster], Raster]] = {
     'units: from 0 to 1': unit_floats,
     'units: other numbers': other_numbers,
     'units: a scale tag': lambda r: replace(r, scale=1e-4),
+    'units: one band from 0 to 1': one_band_from_0_to_1,
+    'units: an offset that nothing tells': offset_of(1000),
+    'units: an offset by baseline': offset_of(1000, PROCESSING_BASELINE='05.09'),
+    'units: no offset, but its baseline': offset_of(0, PROCESSING_BASELINE='05.09'),
+    'units: no offset, but its tag': offset_of(0, REFLECTANCE_OFFSET_DN='-1000', REFLECTANCE_SCALE='0.0001'),
     'order: reversed without names': reversed_without_names,
     'order: reversed with names': reversed_with_names,
     'order: without names': lambda r: replace(r, descriptions=(None,) * len(r.pixels)),
@@ -170,6 +226,10 @@ SPOILERS: dict[str, Callable[[Raster], Raster]] = {
     'order: one name twice': one_name_twice,
     'mask: an alpha band behind': alpha_behind,
     'mask: an alpha band, no names': alpha_without_names,
+    'mask: holes in an alpha band': alpha_with_hole,
+    'mask: zeros': fill_of(0),
+    'mask: a fill value': fill_of(None),
+    'mask: a fill value, tagged': fill_of(None, tagged=True),
     'tag: none at all': lambda r: replace(r, tags={}),
     'tag: says HLS': tags({'PRODUCT': 'HLS L30'}),
     'transform: none': lambda r: replace(r, transform=None),
@@ -234,13 +294,19 @@ def same(one: dict[str, Any], other: dict[str, Any], stds: tuple[float, ...]) ->
 
 
 def outcome(path: Path, sensor: str, bands: list[str] | None, spoiler: str, root: Path) -> str:
-    """What becomes of a spoiled scene: ``refused``, ``right``, ``reported`` or ``silent``."""
+    """What becomes of a spoiled scene: ``refused``, ``right``, ``reported`` or ``silent``.
+
+    Only messages count that the original scene does not have.
+    """
     raster = load(path)
     truth, usual = look(raster, root / sensor, bands)
     assert truth is not None
-    found, messages = look(SPOILERS[spoiler](raster), root / sensor, bands)
+    spoiled = SPOILERS[spoiler](raster)
+    found, messages = look(spoiled, root / sensor, bands)
     if found is None:
         return 'refused' if messages - usual else 'silent'
+    if spoiled.hole is not None:
+        truth['valid'] &= ~torch.from_numpy(spoiled.hole)
     if same(truth, found, SENSORS[sensor].select(bands).std):
         return 'right'
     return 'reported' if messages - usual else 'silent'
@@ -251,3 +317,12 @@ def outcome(path: Path, sensor: str, bands: list[str] | None, spoiler: str, root
 def test_no_spoiled_scene_passes_silently(real_data: Path, tmp_path: Path, name: str, spoiler: str) -> None:
     sensor, bands = FILES[name]
     assert outcome(real_data / name, sensor, bands, spoiler, tmp_path) != 'silent'
+
+
+@pytest.mark.slow
+def test_every_spoiled_scene(real_data: Path, tmp_path: Path) -> None:
+    """All files spoiled in all ways; run with ``-s`` to see the figure."""
+    cases = list(itertools.product(FILES, SPOILERS))
+    found = {case: outcome(real_data / case[0], *FILES[case[0]], case[1], tmp_path) for case in cases}
+    print(len(found), 'spoiled:', dict(Counter(found.values())))
+    assert [case for case, result in found.items() if result == 'silent'] == []
