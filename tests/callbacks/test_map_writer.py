@@ -351,6 +351,7 @@ def test_scenes_of_a_sensor_that_the_model_was_not_trained_on(
 
 # the callback that saves in training is not one of prediction
 @pytest.mark.filterwarnings('ignore:Be aware that when using `ckpt_path`')
+@pytest.mark.filterwarnings('ignore:linz. please check')
 def test_from_the_command_line(tmp_path: Path, torchgeo_command: Callable[..., None], repo_root: Path) -> None:
     """A step of the training that the map's configuration names, then the map from its checkpoint."""
     common = ['--trainer.accelerator=cpu', '--trainer.enable_progress_bar=false']

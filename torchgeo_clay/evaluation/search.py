@@ -55,7 +55,7 @@ def similar(
     if own:
         given = unit[own]
     else:
-        like = to.to_frame().T if isinstance(to, pd.Series) else to
+        like: Any = to.to_frame().T if isinstance(to, pd.Series) else to
         given = unit_rows(as_embeddings(like if isinstance(like, pd.DataFrame) or like.ndim == 2 else like[None]))
         if given.shape[1] != unit.shape[1]:
             raise ValueError(f'to: expected a width of {unit.shape[1]}, as the table has, got {given.shape[1]}.')
