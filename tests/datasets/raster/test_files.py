@@ -3,6 +3,7 @@
 """Which files are scenes, and odd files among good ones."""
 
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,6 +52,14 @@ def test_a_file_counts_once(write_raster: Write, tmp_path: Path) -> None:
 def test_urls_and_gdals_names_stay_as_they_are() -> None:
     given = ['HDF4_EOS:EOS_GRID:"x.hdf":grid:b01', 'https://example.com/*.tif']
     assert list_rasters(given) == given
+
+
+def test_archives(write_raster: Write, tmp_path: Path) -> None:
+    path = write_raster('a/scene.tif')
+    with zipfile.ZipFile(tmp_path / 'a.zip', 'w') as archive:
+        archive.write(path, 'scene.tif')
+        archive.writestr('scene.tfw', '')
+    assert list_rasters(f'/vsizip/{tmp_path}/a.zip') == [f'/vsizip/{tmp_path}/a.zip/scene.tif']
 
 
 def test_odd_files_leave_the_others(write_raster: Write, tmp_path: Path) -> None:

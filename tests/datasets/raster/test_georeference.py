@@ -1,6 +1,7 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
 import math
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from pyproj import CRS, Geod
 from rasterio import Affine
 from rasterio.control import GroundControlPoint
-from rasterio.transform import from_origin
+from rasterio.transform import from_gcps, from_origin
 from rasterio.warp import transform as rasterio_transform
 
 from torchgeo_clay.datasets import SceneError, SensorRaster, scan_scene
@@ -210,6 +211,19 @@ def test_a_crs_without_a_geotransform_is_refused(cases):
     with pytest.raises(SceneError, match=r'has a CRS but no geotransform.*gsd='):
         scan_scene(path, get_sensor('sentinel-2-l2a'))
     assert math.isnan(scan_scene(path, get_sensor('sentinel-2-l2a'), gsd=10).place(0, 0, 8, 8)[0])
+
+
+@pytest.mark.real_data
+def test_ground_range_images_of_sentinel_1_have_place_hour_and_reports(cases):
+    (path,) = (cases / '6-s1-grd').rglob('*.tiff')
+    scene = scan_scene(path, get_sensor('sentinel-1-rtc'), ['vh'])
+    with rasterio.open(path) as file:
+        points, crs = file.gcps
+    assert scene.crs == crs
+    assert tuple(scene.transform)[:6] == pytest.approx(tuple(from_gcps(points))[:6], rel=1e-6, abs=1e-9)
+    assert scene.time == datetime(2023, 8, 9, 2, 7, 29, tzinfo=UTC).timestamp()
+    assert any(r.startswith("its tags or name say 'grd'") for r in scene.remarks)
+    assert any('expected decibels' in r for r in scene.remarks)
 
 
 @pytest.mark.real_data

@@ -180,7 +180,7 @@ def _problem(
     if pixels.dtype.itemsize == 1 and not calibration.changes and sensor.scale == 'linear' and min(sensor.mean) > 500:
         return (
             f'{sensor.name}: expected values around {min(sensor.mean):g} to {max(sensor.mean):g}, got {pixels.dtype}. '
-            'Is it a picture of 8 bits? Give the digital numbers of the product instead.'
+            'Is it a picture, or level 1 of Landsat 4, 5 or 7? Give a product with digital numbers of 16 bits.'
         )
     values = calibration(pixels, valid)
     return check_units(torch.from_numpy(values.astype(np.float64)), sensor, torch.from_numpy(valid))

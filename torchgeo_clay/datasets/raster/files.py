@@ -67,7 +67,7 @@ def list_rasters(paths: Path | Iterable[Path]) -> list[str]:
         if os.path.isdir(name):
             found.update(_in_folder(name))
         elif name.startswith('/vsi'):
-            found.update(find_files(name))
+            found.update(f for f in find_files(name) if f == name or not is_beside(f))
         elif not os.path.lexists(name) and '://' not in name and glob.has_magic(name):
             matches = glob.glob(name, recursive=True)
             found.update(f for f in matches if not is_beside(f) and not os.path.isdir(f))
