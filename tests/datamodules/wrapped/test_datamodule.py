@@ -109,7 +109,7 @@ def test_said_once_for_all_splits(eurosat_root, caplog):
     with caplog.at_level('INFO'):  # where a second warning would be an error
         batches(datamodule, 'val')
         batches(datamodule, 'test')
-    assert len([r for r in caplog.records if 'left out: B01, B09, B10' in r.getMessage()]) == 1
+    assert len([r for r in caplog.records if 'not used: B01, B09, B10' in r.getMessage()]) == 1
 
 
 @L1C
@@ -240,7 +240,7 @@ def test_image_smaller_than_a_patch():
 
 
 def test_no_resolution_anywhere():
-    with pytest.raises(ValueError, match=r'Chips: nothing tells the metres per pixel.*gsd='):
+    with pytest.raises(ValueError, match=r'Chips: the meters per pixel.*gsd='):
         batches(SensorDataModule(chips(), 'naip'))
 
 

@@ -47,7 +47,7 @@ def test_eurosat_against_rasterio(eurosat_root, caplog):
         dataset = SensorDataset(EuroSAT(eurosat_root), 'sentinel-2-l2a')
     sample = dataset[2]
     assert len(caught) == 1
-    assert [r.getMessage() for r in caplog.records if 'left out: B01, B09, B10;' in r.getMessage()]
+    assert [r.getMessage() for r in caplog.records if 'not used: B01, B09, B10;' in r.getMessage()]
     assert dataset.sensor.band_names == get_sensor('sentinel-2-l2a').band_names
     path = eurosat_root / EuroSAT.base_dir / 'River/River_1.tif'
     with rasterio.open(path) as file:
@@ -149,7 +149,7 @@ def test_dates_stacked_as_channels():
 
 
 def test_no_resolution_anywhere():
-    with pytest.raises(ValueError, match=r'Chips: nothing tells the metres per pixel.*gsd='):
+    with pytest.raises(ValueError, match=r'Chips: the meters per pixel.*gsd='):
         SensorDataset(Chips(), 'naip')[0]
     assert SensorDataset(Chips(keys={'res': torch.tensor(2)}), 'naip')[0]['res'] == 2
     assert SensorDataset(Chips(), 'naip', gsd=0.5)[0]['res'] == 0.5
@@ -160,7 +160,7 @@ def test_no_resolution_anywhere():
 
 def test_given_resolution_counts_and_is_warned_of_once():
     dataset = SensorDataset(Chips(keys={'res': torch.tensor(2.0)}), 'naip', gsd=1)
-    with pytest.warns(UserWarning, match='images have 2 m per pixel, gsd= says 1 m') as caught:
+    with pytest.warns(UserWarning, match='images have 2 m per pixel, but gsd=1 was given') as caught:
         assert [float(dataset[i]['res']) for i in range(3)] == [1, 1, 1]
     assert len(caught) == 1
 
@@ -234,7 +234,7 @@ def test_own_sensor():
         own_sensor(dataset, 0, None)
     with pytest.raises(ValueError, match='expected mean of Chips, one number or 2'):
         own_sensor(dataset, [1, 2, 3], 1)
-    with pytest.raises(ValueError, match='Chips does not tell the wavelengths'):
+    with pytest.raises(ValueError, match='Chips lacks wavelengths'):
         own_sensor(Chips(), 0, 1)
 
 
@@ -363,7 +363,7 @@ class TestTorchGeosOwnData:
 
         folder = {'LEVIRCD': 'levircd/levircd'}.get(name, name.lower())
         wrapped = getattr(torchgeo.datasets, name)(torchgeo_data / folder)
-        with pytest.raises(ValueError, match=f'{name}: nothing tells the metres per pixel'):
+        with pytest.raises(ValueError, match=f'{name}: the meters per pixel'):
             SensorDataset(wrapped, 'linz')[0]
         sample = SensorDataset(wrapped, 'linz', gsd=0.5)[0]
         assert sample['wavelength'].tolist() == pytest.approx([0.635, 0.555, 0.465])

@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""What a TorchGeo dataset's channels are, and which of them a sensor sees. Wavelengths are in µm."""
+"""Names of a TorchGeo dataset's channels, and selection of a sensor's bands. Wavelengths are in µm."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from torchgeo_clay.sensors import Sensor
 
 __all__ = ('Selection', 'channels_of', 'leaf_of', 'select_channels', 'wavelengths_of')
 
-#: How far, relatively, a dataset's own wavelength of a band may be from the sensor's.
+#: Relative tolerance between a dataset's own wavelength of a band and the sensor's.
 _TOLERANCE = 0.1
 _RGB = ('red', 'green', 'blue')
-# TM and ETM+ number other bands than OLI, whose numbers the sensors' aliases are, so they go by name here.
+# TM and ETM+ number other bands than OLI, whose numbers the sensors' aliases are, so they are named here.
 _TM = {'B1': 'blue', 'B2': 'green', 'B3': 'red', 'B4': 'nir08', 'B5': 'swir16', 'B6': 'thermal', 'B7': 'swir22'}
 
 
@@ -47,7 +47,7 @@ def _tm_or_oli(split: str) -> tuple[str, ...]:
 
 
 def _chesapeake(dataset: Any) -> tuple[str, ...]:
-    """Channels of the image layers, in the order asked for; a second layer's carry the layer's name."""
+    """Channels of the image layers, in order; those of a second layer carry the layer's name."""
     names: list[str] = []
     for layer in dataset.layers:
         if layer in ('naip-new', 'naip-old'):
@@ -84,14 +84,14 @@ _CHANNELS: Mapping[type, Callable[[Any], tuple[str, ...]]] = {
 
 
 def leaf_of(dataset: Dataset[Any], index: Any = None) -> tuple[Any, Any]:
-    """The dataset, and the index in it, behind torch's ``Subset`` and ``ConcatDataset``.
+    """Resolve torch's ``Subset`` and ``ConcatDataset`` to the innermost dataset and its index.
 
     Args:
         dataset: any dataset.
-        index: an index into it; None for none, where the first of several datasets stands for all.
+        index: an index into it; None for the first of several datasets.
 
     Returns:
-        The dataset that reads, and the index that it is asked for.
+        The innermost dataset, and its index.
     """
     while True:
         if isinstance(dataset, Subset):
@@ -110,17 +110,17 @@ def leaf_of(dataset: Dataset[Any], index: Any = None) -> tuple[Any, Any]:
 
 
 def channels_of(dataset: Dataset[Any]) -> tuple[str, ...] | None:
-    """Names of a dataset's channels, in the dataset's order.
+    """Return the names of a dataset's channels, in the dataset's order.
 
-    Looked for, in this order, in a table of TorchGeo's datasets that do not tell, in ``bands``, ``all_bands`` and
-    ``all_band_names``, in the images among the parts of an intersection or a union, and for a folder of images that
-    Pillow reads as red, green and blue.
+    Sources, in this order: a table of TorchGeo's datasets without such an attribute; ``bands``, ``all_bands`` and
+    ``all_band_names``; the image parts of an intersection or a union; red, green and blue for a folder of images that
+    Pillow reads.
 
     Args:
         dataset: any dataset.
 
     Returns:
-        The names; None where nothing tells.
+        The names; None if unknown.
     """
     leaf, _ = leaf_of(dataset)
     for kind, names in _CHANNELS.items():
@@ -141,14 +141,14 @@ def channels_of(dataset: Dataset[Any]) -> tuple[str, ...] | None:
 
 
 def wavelengths_of(dataset: Dataset[Any]) -> dict[str, float] | None:
-    """A dataset's own central wavelengths.
+    """Return a dataset's own central wavelengths.
 
     Args:
         dataset: any dataset.
 
     Returns:
-        Channel → µm, as far as the dataset tells them: ``wavelengths`` is a dictionary by band, as of TorchGeo's
-        Landsat, or a sequence beside the bands, as of HySpecNet; None where it has none.
+        Channel → µm of known channels: ``wavelengths`` is a dictionary by band, as in TorchGeo's Landsat, or a sequence
+        parallel to the bands, as in HySpecNet; None if there are none.
     """
     leaf, _ = leaf_of(dataset)
     found, names = getattr(leaf, 'wavelengths', None), channels_of(dataset)
@@ -164,12 +164,12 @@ def wavelengths_of(dataset: Dataset[Any]) -> dict[str, float] | None:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which of a dataset's channels a sensor sees.
+    """A dataset's channels that are a sensor's bands.
 
     Attributes:
         channels: the dataset's channels, in the dataset's order.
         indices: position among them of each band of ``sensor``.
-        sensor: the sensor, with the selected bands in the order in which the model gets them.
+        sensor: the sensor, with the selected bands in the model's order.
     """
 
     channels: tuple[str, ...]
@@ -178,17 +178,17 @@ class Selection:
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """Channels that the model does not get."""
+        """Channels that are not used."""
         return tuple(name for i, name in enumerate(self.channels) if i not in self.indices)
 
     def select(self, image: Tensor) -> Tensor:
-        """Take the sensor's bands: (…, channels, H, W) → (…, bands, H, W)."""
+        """Select the sensor's bands: (…, channels, H, W) → (…, bands, H, W)."""
         if self.indices == tuple(range(len(self.channels))):
             return image
         return image.index_select(-3, torch.tensor(self.indices, device=image.device))
 
     def restore(self, image: Tensor) -> Tensor:
-        """Give the bands their places in the dataset back, zeros for those left out: (…, channels, H, W)."""
+        """Put the bands back to their channels, zeros for those not used: (…, channels, H, W)."""
         full = image.new_zeros((*image.shape[:-3], len(self.channels), *image.shape[-2:]))
         return full.index_copy(-3, torch.tensor(self.indices, device=image.device), image)
 
@@ -201,16 +201,16 @@ def select_channels(
     Args:
         sensor: the sensor, with all its bands.
         channels: the dataset's channels, in its order.
-        bands: names or aliases of those that the model gets, in that order; None for all that match, in the order of
-            the sensor, which is that of the training data.
-        own: the dataset's wavelengths, µm, to find out a band of the same name that is another.
+        bands: names or aliases of the bands to select, in that order; None for all that match, in the sensor's order,
+            which is that of the training data.
+        own: the dataset's wavelengths, µm, to detect another band of the same name.
 
     Returns:
         The selection.
 
     Raises:
-        ValueError: if none match, one that is asked for is missing, one is there or is asked for twice, or the
-            dataset has another wavelength for it.
+        ValueError: if none match, a selected one is missing, one is there or selected twice, or the dataset has another
+            wavelength for it.
     """
     found: dict[str, list[int]] = {}
     for i, name in enumerate(channels):
@@ -219,8 +219,8 @@ def select_channels(
     if not found:
         raise ValueError(
             f'No band of {sensor.name} matches: the dataset has {", ".join(channels)}; the sensor has '
-            f'{", ".join("/".join(b.names) for b in sensor.bands)}. Is it the right sensor? If the names differ, say '
-            'what each channel is, in the order of the dataset: channels=[…].'
+            f'{", ".join("/".join(b.names) for b in sensor.bands)}. Is it the right sensor? If the names differ, name '
+            'each channel, in the order of the dataset: channels=[…].'
         )
     chosen = sensor.select([n for n in sensor.band_names if n in found] if bands is None else bands)
     if missing := [name for name in chosen.band_names if name not in found]:
@@ -232,8 +232,8 @@ def select_channels(
         if len(found[name]) > 1:
             raise ValueError(
                 f'{name} is repeated: channels {", ".join(f"{i} ({channels[i]})" for i in found[name])} of the dataset '
-                f'are all {name} of {sensor.name}; once is right. Dates stacked as channels? Ask the dataset for one '
-                'date, or (T, C, H, W). Otherwise name the channels apart: channels=[…].'
+                f'are all {name} of {sensor.name}; expected one. Dates stacked as channels? Request one date from the '
+                'dataset, or (T, C, H, W). Otherwise give the channels different names: channels=[…].'
             )
     indices = tuple(found[name][0] for name in chosen.band_names)
     for band, i in zip(chosen.bands, indices, strict=True):
@@ -241,7 +241,7 @@ def select_channels(
         if abs(wavelength / band.wavelength - 1) > _TOLERANCE:
             raise ValueError(
                 f'{channels[i]} is {wavelength:g} µm in the dataset, but {band.name} of {sensor.name} is '
-                f'{band.wavelength:g} µm: another instrument numbers its bands otherwise. Say what each channel is: '
+                f'{band.wavelength:g} µm: another instrument numbers its bands differently. Name each channel: '
                 'channels=[…].'
             )
     return Selection(tuple(channels), indices, chosen)

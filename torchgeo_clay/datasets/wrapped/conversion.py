@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""From a dataset's numbers to a sensor's units and back. Shapes: (…, C, H, W)."""
+"""Conversion of a dataset's units to a sensor's and back. Shapes: (…, C, H, W)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Conversion:
     Attributes:
         scale: factor, such as 10000 for reflectance from 0 to 1.
         offset: summand, such as -1000 for Sentinel-2 since processing baseline 04.00.
-        to_db: whether the result is linear power that the sensor has in decibels.
+        to_db: whether the result is linear power, to be converted into decibels.
     """
 
     scale: float = 1.0
@@ -42,10 +42,10 @@ class Conversion:
             raise ValueError(f'offset: expected a finite number, got {self.offset}.')
 
     def __call__(self, image: Tensor, sensor: Sensor) -> Tensor:
-        """To the sensor's units.
+        """Convert to the sensor's units.
 
         Args:
-            image: (…, C, H, W) float, the dataset's numbers.
+            image: (…, C, H, W) float, in the dataset's units.
             sensor: with the image's bands.
 
         Returns:
@@ -63,7 +63,7 @@ class Conversion:
         return torch.where(image.isnan(), mean, to_decibels(image))
 
     def inverse(self, image: Tensor) -> Tensor:
-        """Back to the dataset's numbers: (…, C, H, W)."""
+        """Convert back to the dataset's units: (…, C, H, W)."""
         if self.to_db:
             image = torch.pow(10.0, image / 10)
         return (image - self.offset) / self.scale if (self.scale, self.offset) != (1.0, 0.0) else image
@@ -89,7 +89,7 @@ def check_range(image: Tensor, sensor: Sensor) -> None:
             f'image: expected decibels of {sensor.name}, which are mostly negative, got values from {low:g} to '
             f'{high:g}. Is it linear power? Then write to_db=True.'
         )
-    if sensor.scale == 'db' or min(sensor.mean) < 20 or low < -0.2 or high > 1.6:  # before a look at every pixel
+    if sensor.scale == 'db' or min(sensor.mean) < 20 or low < -0.2 or high > 1.6:  # before every pixel is read
         return
     if not bool((usable == usable.round()).all()):
         unit = 255 if max(sensor.mean) < 256 else 10000

@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Any TorchGeo dataset with samples that follow the batch contract. Shapes: T dates, C bands, H rows, W columns."""
+"""Any TorchGeo dataset with sensor metadata in its samples. Shapes: T dates, C bands, H × W pixels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from torchgeo_clay.datasets.wrapped.channels import (
     wavelengths_of,
 )
 from torchgeo_clay.datasets.wrapped.conversion import Conversion, check_range
-from torchgeo_clay.datasets.wrapped.place import Whereabouts, whereabouts
+from torchgeo_clay.datasets.wrapped.place import SampleMetadata, sample_metadata
 from torchgeo_clay.datasets.wrapped.resampling import pixel_growth, transforms_of
 from torchgeo_clay.datasets.wrapped.shared_mask import share_masks
 from torchgeo_clay.datasets.wrapped.sources import other_product
@@ -34,41 +34,41 @@ from torchgeo_clay.sensors.plausibility import UnitsCheck
 
 __all__ = ('Metadata', 'SensorDataset')
 
-#: (the dataset that reads, the index it is asked for) → any of lat, lon, time, res.
+#: (innermost dataset, its index) → any of lat, lon, time, res.
 Metadata = Callable[[Any, Any], Mapping[str, float]]
 
 
 class SensorDataset(Dataset[Sample]):
-    """Makes any TorchGeo dataset, of chips or indexed by place and time, aware of its sensor.
+    """Add sensor metadata to any TorchGeo dataset, of chips or indexed by place and time.
 
-    Samples are the dataset's own with ``image`` (C, H, W) or (T, C, H, W) in the sensor's units, float32, holding the
-    sensor's bands in its order, and ``wavelength`` (C,) µm, ``res`` metres per pixel, ``lat`` and ``lon`` of the chip's
-    centre, degrees WGS84, and ``time``, seconds UTC, (T,) for T dates. Unknown place or time is NaN. They stack by
-    TorchGeo's ``stack_samples`` and by torch's default. Pixels are not normalised: that is left to the device.
+    Samples are the dataset's own with ``image`` (C, H, W) or (T, C, H, W), the sensor's bands in its units and order,
+    float32, and ``wavelength`` (C,) µm, ``res`` meters per pixel, ``lat`` and ``lon`` of the chip's center, degrees
+    WGS84, and ``time``, seconds UTC, (T,) for T dates. Unknown place or time is NaN. Both TorchGeo's ``stack_samples``
+    and torch's default collation stack them. Pixels are normalized later, on the device.
 
-    Attributes it does not have itself are the dataset's, so that TorchGeo's samplers take it.
+    Other attributes are those of the dataset, so that TorchGeo's samplers accept it.
 
     Args:
-        dataset: the dataset; torch's ``Subset`` and ``ConcatDataset`` of such too.
+        dataset: the dataset, or torch's ``Subset`` or ``ConcatDataset`` of such.
         sensor: name of a sensor, a YAML file, or a sensor.
-        bands: names or aliases of the bands that the model gets, in that order; None for all that the dataset has, in
-            the sensor's order.
-        gsd: metres per pixel of the images as they are stored; None to read it. Needed where nothing tells.
-        channels: what the dataset's channels are, in its order; None to ask the dataset.
+        bands: names or aliases of the bands to select, in that order; None for all that the dataset has, in the
+            sensor's order.
+        gsd: meters per pixel of the stored images; None to read it. Required if it cannot be read.
+        channels: names of the dataset's channels, in its order; None to read them from the dataset.
         rename: keys of the dataset → keys of the batch contract, such as ``{'image_S2': 'image', 'label': 'mask'}``.
-        scale: factor that makes the dataset's numbers the sensor's, such as 10000 for reflectance from 0 to 1.
-        offset: added after it, such as -1000 for Sentinel-2 since processing baseline 04.00.
-        to_db: whether that is linear power to be turned into 10·log10(power).
-        metadata: called with the dataset that reads and the index it is asked for; returns any of ``lat``, ``lon``,
-            ``time`` and ``res``, which count before anything else.
-        said: what was said already; give the same set to the splits of one dataset to have it said once.
+        scale: factor to the sensor's units, such as 10000 for reflectance from 0 to 1.
+        offset: summand after it, such as -1000 for Sentinel-2 since processing baseline 04.00.
+        to_db: convert linear power into 10·log10(power).
+        metadata: function of the innermost dataset and its index; it returns any of ``lat``, ``lon``, ``time`` and
+            ``res``, which take precedence.
+        said: messages already logged; give the same set to the splits of one dataset to have each logged once.
 
     Attributes:
         sensor: the sensor, with the bands selected.
-        selection: which channels these are; None until the first sample where only its channel count tells.
+        selection: the channels of these bands; None until the first sample if only the channel count is known.
 
     Raises:
-        ValueError: if no band matches, or bands are missing or repeated; with the first sample if it has no image, its
+        ValueError: if no band matches, or bands are missing or repeated; at the first sample if it has no image, its
             channels or units do not fit, or its resolution is unknown.
     """
 
@@ -87,7 +87,7 @@ class SensorDataset(Dataset[Sample]):
         metadata: Metadata | None = None,
         said: set[str] | None = None,
     ) -> None:
-        """Initialise; see the class."""
+        """Initialize a new SensorDataset instance; see the class."""
         if gsd is not None:
             check_gsd(gsd)
         self.dataset = dataset
@@ -115,23 +115,23 @@ class SensorDataset(Dataset[Sample]):
         product = other_product(leaf, self._whole.name)
         if product is not None and self._once('product'):
             rank_zero_warn(
-                f'{self._name} holds {product}; the statistics of {self._whole.name}, by which it is '
-                'normalised, are of another product.'
+                f'{self._name} holds {product}; the statistics of {self._whole.name}, which '
+                'normalize it, are of another product.'
             )
 
     def _once(self, what: str) -> bool:
-        """Whether something is still to be said, which it then is no more."""
+        """Return True the first time ``what`` is seen."""
         fresh = what not in self._said
         self._said.add(what)
         return fresh
 
     def _select(self, channels: Sequence[str], own: Mapping[str, float] | None = None) -> Selection:
-        """Settle which channels the model gets, saying once which not."""
+        """Select the channels, and log once which are not used."""
         self.selection = select_channels(self._whole, channels, self._bands, own)
         self.sensor = self.selection.sensor
         if self.selection.left_out and self._once('left out'):
             rank_zero_info(
-                f'{self._whole.name}: channels of {self._name} left out: '
+                f'{self._whole.name}: channels of {self._name} not used: '
                 f'{", ".join(self.selection.left_out)}; the model gets {", ".join(self.sensor.band_names)}.'
             )
         return self.selection
@@ -141,7 +141,7 @@ class SensorDataset(Dataset[Sample]):
         return len(self.dataset)  # type: ignore[arg-type]
 
     def __getattr__(self, name: str) -> Any:
-        """What the dataset has."""
+        """Return the dataset's attribute."""
         if name.startswith('__') or name == 'dataset':  # not while being unpickled
             raise AttributeError(name)
         return getattr(self.dataset, name)
@@ -150,7 +150,7 @@ class SensorDataset(Dataset[Sample]):
         """Read a sample.
 
         Args:
-            index: whatever the dataset takes.
+            index: an index of the dataset.
 
         Returns:
             The sample, as the class describes it.
@@ -162,7 +162,7 @@ class SensorDataset(Dataset[Sample]):
         sample = {self.rename.get(key, key): value for key, value in delivered.items()}
         image = self._image(sample)
         leaf, position = leaf_of(self.dataset, index)
-        found = whereabouts(leaf, position, delivered)
+        found = sample_metadata(leaf, position, delivered)
         given = {} if self.metadata is None else self.metadata(leaf, position)
         growth = math.prod(float(pixel_growth(module, 1)) for module in self._transforms)
         if image.ndim == 3:
@@ -188,7 +188,7 @@ class SensorDataset(Dataset[Sample]):
             found = sorted(sample) if image is None else f'{tuple(getattr(image, "shape", ()))}'
             raise ValueError(
                 f"{self._name}: expected samples with 'image' of (C, H, W), or (T, C, H, W) "
-                f"for T dates, got {found}. If it has another name say which: rename={{'image_S2': 'image'}}."
+                f"for T dates, got {found}. If its name differs, give rename={{'image_S2': 'image'}}."
             )
         count = image.shape[-3]
         selection = self.selection or self._select(self._by_order(count))
@@ -196,16 +196,16 @@ class SensorDataset(Dataset[Sample]):
             raise ValueError(
                 f'{self._name}: expected the {len(selection.channels)} channels '
                 f'{", ".join(selection.channels)}, got {count}. Dates stacked as channels? The model sees one date at '
-                'a time: ask the dataset for one, or for (T, C, H, W). Otherwise say what each is: channels=[…].'
+                'a time: request one, or (T, C, H, W), from the dataset. Otherwise name each channel: channels=[…].'
             )
         image = self.conversion(selection.select(image.float()), self.sensor)
-        if not self.conversion.to_db:  # whoever says that it is power has looked
+        if not self.conversion.to_db:  # a user who states power has looked at the values
             check_range(image, self.sensor)
         self._units(image, self.sensor)
         return image
 
     def _by_order(self, count: int) -> tuple[str, ...]:
-        """The channels of a dataset that does not name them: those asked for, else the sensor's, if as many."""
+        """Names for unnamed channels: the selected bands, else the sensor's, if their number fits."""
         for names in (self.sensor.band_names, self._whole.band_names):
             if len(names) == count:
                 if self._once('order'):
@@ -215,35 +215,37 @@ class SensorDataset(Dataset[Sample]):
         raise ValueError(
             f'{self._name} has {count} channels without names, {self._whole.name} has '
             f'{len(self._whole)} bands ({", ".join(self._whole.band_names)}). Dates stacked as channels? The model '
-            'sees one date at a time. Otherwise say what each is, in order: channels=[…].'
+            'sees one date at a time. Otherwise name each channel, in order: channels=[…].'
         )
 
     def _resolution(self, known: float) -> float:
-        """Metres per pixel of the file: what the user says, else what is known."""
+        """Meters per pixel of the file: the user's ``gsd``, else the known value."""
         if self.gsd is None:
             if not (math.isfinite(known) and known > 0):
                 raise ValueError(
-                    f'{self._name}: nothing tells the metres per pixel of its images. Give '
-                    "them with gsd=; the sensor's nominal one is not taken, as the images may have been resampled."
+                    f'{self._name}: the meters per pixel of its images are unknown. Give '
+                    "them with gsd=; the sensor's nominal GSD is not assumed, as images may have been resampled."
                 )
             return known
         if math.isfinite(known) and abs(known / self.gsd - 1) > 0.05 and self._once('gsd'):
-            rank_zero_warn(f'The images have {known:g} m per pixel, gsd= says {self.gsd:g} m; taken as gsd= says.')
+            rank_zero_warn(
+                f'The images have {known:g} m per pixel, but gsd={self.gsd:g} was given; using {self.gsd:g} m.'
+            )
         return self.gsd
 
-    def _say_noon(self, found: Whereabouts) -> None:
-        """Say once that dates without an hour mean noon."""
+    def _say_noon(self, found: SampleMetadata) -> None:
+        """Log once that dates without an hour mean noon."""
         if any(a.known and not a.has_hour for a in found.acquired) and self._once('noon'):
-            rank_zero_info(f'{self._whole.name}: dates without an hour; taken at noon UTC.')
+            rank_zero_info(f'{self._whole.name}: dates without an hour; using noon UTC.')
 
     def original(self, sample: Sample) -> Sample:
-        """A sample as the wrapped dataset delivers it: its keys, its band order, its numbers.
+        """Convert a sample back to the wrapped dataset's keys, band order and units.
 
         Args:
             sample: of this dataset, or of a batch, ``image`` (C, H, W) or (T, C, H, W) in the sensor's units.
 
         Returns:
-            The sample on the host; bands left out are zero.
+            The sample on the host; bands not used are zero.
         """
         image = self.conversion.inverse(sample['image'].detach().cpu())
         image = image if self.selection is None else self.selection.restore(image)
@@ -251,10 +253,10 @@ class SensorDataset(Dataset[Sample]):
         return {back.get(key, key): value for key, value in {**sample, 'image': image}.items()}
 
     def plot(self, sample: Sample, *args: Any, **kwargs: Any) -> Figure:
-        """Show a sample by the wrapped dataset's own ``plot``.
+        """Plot a sample with the wrapped dataset's own ``plot``.
 
         Args:
-            sample: of this dataset, or of a batch, in the sensor's units (not normalised).
+            sample: of this dataset, or of a batch, in the sensor's units (not normalized).
             *args: passed on.
             **kwargs: passed on.
         """

@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""A sensor made of what a dataset says about itself. Wavelengths are in µm."""
+"""A sensor made from a dataset's own band names and wavelengths, µm."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torchgeo_clay.sensors import Band, Sensor
 
 __all__ = ('OWN', 'own_sensor')
 
-#: What to write for ``sensor`` to have one made.
+#: Value of ``sensor`` that requests it.
 OWN = 'dataset'
 
 Statistics = Tensor | Sequence[float] | float
@@ -25,26 +25,26 @@ Statistics = Tensor | Sequence[float] | float
 def own_sensor(
     dataset: Dataset[Any], mean: Statistics | None, std: Statistics | None, gsd: float | None = None
 ) -> Sensor:
-    """A sensor of a dataset's own band names and wavelengths, for instruments that are not in the table.
+    """Make a sensor from a dataset's own band names and wavelengths, for instruments that are not in the table.
 
     Args:
-        dataset: one that tells its wavelengths, such as TorchGeo's HySpecNet11k.
-        mean: of each channel, or one for all, in the dataset's numbers.
+        dataset: with wavelengths, such as TorchGeo's HySpecNet11k.
+        mean: of each channel, or one for all, in the dataset's units.
         std: likewise the standard deviation.
-        gsd: nominal metres per pixel; None for 1, as each sample tells its own.
+        gsd: nominal meters per pixel; None for 1, as each sample has its own.
 
     Returns:
         The sensor, named like the dataset's class, with the channels in the dataset's order.
 
     Raises:
-        ValueError: if the dataset does not tell all wavelengths, or the statistics are missing or do not fit.
+        ValueError: if the dataset lacks wavelengths, or the statistics are missing or do not fit.
     """
     leaf, _ = leaf_of(dataset)
     name, channels = type(leaf).__name__, channels_of(dataset)
     wavelengths = wavelengths_of(dataset) or {}
     if channels is None or any(c not in wavelengths for c in channels):
         raise ValueError(
-            f'sensor={OWN!r}: {name} does not tell the wavelengths of its channels. Name a sensor, or describe one in '
+            f'sensor={OWN!r}: {name} lacks wavelengths of its channels. Name a sensor, or describe one in '
             'a YAML file and give its path.'
         )
     values = []

@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Where, when and how large the pixels of a TorchGeo sample are, from its raster or its dataset's index, in float64."""
+"""Place, GSD and dates of a TorchGeo sample, from its raster or its dataset's index, in float64."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from torchgeo_clay.datasets.raster.files import SceneError, open_raster
 from torchgeo_clay.datasets.raster.georeference import georeferencing, window_center, window_gsd
 from torchgeo_clay.datasets.wrapped.sources import Source, sources
 
-__all__ = ('Whereabouts', 'from_interval', 'whereabouts')
+__all__ = ('SampleMetadata', 'from_interval', 'sample_metadata')
 
 _DAY = 86400.0
-_LONGEST = 31 * _DAY  # an interval longer than a month does not tell the season, see dates
+_LONGEST = 31 * _DAY  # a longer interval does not give the season, see dates
 
 
 @dataclass(frozen=True)
-class Whereabouts:
-    """What is known of a sample besides its pixels.
+class SampleMetadata:
+    """Place, GSD and dates of a sample.
 
     Attributes:
-        lat: degrees north, WGS84, of the centre; NaN for unknown.
+        lat: degrees north, WGS84, of the center; NaN for unknown.
         lon: degrees east; NaN for unknown.
-        gsd: metres per pixel; NaN for unknown.
-        acquired: when, one per date; empty for unknown.
+        gsd: meters per pixel; NaN for unknown.
+        acquired: acquisitions, one per date; empty for unknown.
     """
 
     lat: float = math.nan
@@ -50,7 +50,7 @@ class Whereabouts:
         """Seconds UTC of each of a sample's dates, NaN for unknown.
 
         Args:
-            dates: how many the sample has. Where another number is known they are told only if all are the same.
+            dates: number of the sample's dates. If another number is known, times are used only if all are equal.
         """
         known = [a.time for a in self.acquired]
         if len(known) == dates:
@@ -81,7 +81,7 @@ def _raster(path: str) -> _Raster | None:
 
 
 def from_interval(left: pd.Timestamp, right: pd.Timestamp) -> Acquisition:
-    """The acquisition that an interval of TorchGeo's index stands for.
+    """Return the acquisition of an interval of TorchGeo's index.
 
     Args:
         left: begin, UTC.
@@ -101,8 +101,8 @@ def from_interval(left: pd.Timestamp, right: pd.Timestamp) -> Acquisition:
     return Acquisition(middle // _DAY * _DAY + _DAY / 2, start, stop, has_hour=False)
 
 
-def _of_files(found: Sequence[Source]) -> Whereabouts:
-    """Of chips that are whole files."""
+def _of_files(found: Sequence[Source]) -> SampleMetadata:
+    """Place and dates of chips that are whole files."""
     rasters = [_raster(os.fspath(source.path)) for source in found]
     acquired = tuple(
         from_name(source.date) if source.date is not None else UNKNOWN if raster is None else raster.acquired
@@ -113,12 +113,12 @@ def _of_files(found: Sequence[Source]) -> Whereabouts:
             height, width = raster.height, raster.width
             window = (raster.crs, raster.transform, 0, 0, height, width)
             growth = 1.0 if source.shape is None else math.sqrt(height * width / math.prod(source.shape))
-            return Whereabouts(*window_center(*window), window_gsd(*window) * growth, acquired)
-    return Whereabouts(acquired=acquired)
+            return SampleMetadata(*window_center(*window), window_gsd(*window) * growth, acquired)
+    return SampleMetadata(acquired=acquired)
 
 
-def _of_query(dataset: GeoDataset, index: Any) -> Whereabouts:
-    """Of a query of a dataset that is indexed by place and time, in the dataset's CRS."""
+def _of_query(dataset: GeoDataset, index: Any) -> SampleMetadata:
+    """Place and dates of a query of a geospatial dataset, in its CRS."""
     x, y, t = dataset._disambiguate_slice(index)
     window = (0, 0, abs((y.stop - y.start) / y.step), abs((x.stop - x.start) / x.step))
     transform = from_origin(x.start, y.stop, abs(x.step), abs(y.step))
@@ -128,11 +128,11 @@ def _of_query(dataset: GeoDataset, index: Any) -> Whereabouts:
     gsd = window_gsd(dataset.crs, transform, *window)
     if isinstance(dataset, ChesapeakeCVPR):  # reads each tile in its own grid, not in that of the index
         gsd = _tile_gsd(dataset, rows)
-    return Whereabouts(*place, gsd, tuple(_of_row(row) for _, row in rows.reset_index().iterrows()))
+    return SampleMetadata(*place, gsd, tuple(_of_row(row) for _, row in rows.reset_index().iterrows()))
 
 
 def _of_row(row: Any) -> Acquisition:
-    """When the file of a row of an index was acquired."""
+    """Acquisition of the file of an index row."""
     interval = row.get('datetime', row.get('index'))
     acquired = from_interval(interval.left, interval.right)
     path = row.get('filepath')
@@ -141,27 +141,27 @@ def _of_row(row: Any) -> Acquisition:
 
 
 def _tile_gsd(dataset: Any, rows: pd.DataFrame) -> float:
-    """Metres per pixel of the tile that a query of Chesapeake CVPR reads."""
+    """Meters per pixel of the tile that a query of Chesapeake CVPR reads."""
     layer = next((name for name in dataset.layers if name.startswith(('naip', 'landsat'))), None)
     raster = None if layer is None or rows.empty else _raster(os.path.join(dataset.root, rows.iloc[0][layer]))
     return math.nan if raster is None else window_gsd(raster.crs, raster.transform, 0, 0, raster.height, raster.width)
 
 
 def _number(sample: Mapping[str, Any], key: str) -> float:
-    """A scalar that the dataset itself delivers, NaN where it does not."""
+    """A scalar of the dataset's own sample, NaN if missing."""
     value = sample.get(key)
     if isinstance(value, Tensor):
         return float(value) if value.numel() == 1 else math.nan
     return float(value) if isinstance(value, int | float) else math.nan
 
 
-def whereabouts(dataset: Any, index: Any, sample: Mapping[str, Any]) -> Whereabouts:
-    """What is known of a sample: from its file or its query, then from the dataset's own keys.
+def sample_metadata(dataset: Any, index: Any, sample: Mapping[str, Any]) -> SampleMetadata:
+    """Return place, GSD and dates of a sample: from its file or query, else from the dataset's own keys.
 
     Args:
-        dataset: the dataset that reads.
-        index: what it was asked for: a number, or a slice of place and time.
-        sample: what it delivered; ``lat``, ``lon``, ``time`` and ``res`` count where no file tells.
+        dataset: the innermost dataset.
+        index: its index: a number, or a slice of place and time.
+        sample: its sample; ``lat``, ``lon``, ``time`` and ``res`` are used if no file has them.
     """
     indexed = isinstance(dataset, GeoDataset)
     found = _of_query(dataset, index) if indexed else _of_files(sources(dataset, index, sample))
@@ -173,4 +173,4 @@ def whereabouts(dataset: Any, index: Any, sample: Mapping[str, Any]) -> Whereabo
     time = _number(sample, 'time')
     if not any(a.known for a in acquired) and math.isfinite(time):
         acquired = (Acquisition(time, time, time),)
-    return Whereabouts(lat, lon, gsd, acquired)
+    return SampleMetadata(lat, lon, gsd, acquired)

@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""How kornia's transforms change the size of a pixel. Shapes: B samples."""
+"""Change of pixel size by kornia's transforms. Shapes: B samples."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ('pixel_growth', 'transforms_of')
 
 
 def transforms_of(dataset: Any) -> list[nn.Module]:
-    """The modules that a dataset calls on its samples, its parts' included, each once.
+    """Return the modules that a dataset and its parts call on samples, each once.
 
     Args:
-        dataset: any dataset; looked for in ``transforms`` and ``tg_transforms``, as TorchGeo's datasets call them.
+        dataset: any dataset, with the attributes ``transforms`` and ``tg_transforms`` of TorchGeo's.
     """
     found: dict[int, nn.Module] = {}
     pending = [dataset]
@@ -35,7 +35,7 @@ def transforms_of(dataset: Any) -> list[nn.Module]:
 
 
 def _leaves(module: nn.Module, params: Any) -> Iterator[tuple[nn.Module, dict[str, Tensor]]]:
-    """The transforms that were applied in the last call, with what was drawn for them."""
+    """Yield the transforms applied in the last call, with their drawn parameters."""
     for item in params or ():
         child = module.get_submodule(item.name)
         if isinstance(item.data, list):
@@ -45,14 +45,14 @@ def _leaves(module: nn.Module, params: Any) -> Iterator[tuple[nn.Module, dict[st
 
 
 def _area(corners: Tensor) -> Tensor:
-    """Pixels in boxes given by the centres of their corner pixels: (B, 4, 2) x and y, clockwise → (B,)."""
+    """Pixels in boxes given by the centers of their corner pixels: (B, 4, 2) x and y, clockwise → (B,)."""
     span = (corners[:, 2] - corners[:, 0]).abs() + 1
     return span[:, 0] * span[:, 1]
 
 
 def _growth(module: nn.Module, drawn: dict[str, Tensor]) -> Tensor | None:
-    """What one transform multiplies the side of each sample's pixels by: (B,), None for 1."""
-    if 'src' in drawn and 'dst' in drawn:  # crops and resizes: pixels there were per pixel there are
+    """Factor of one transform on the side of each sample's pixels: (B,), None for 1."""
+    if 'src' in drawn and 'dst' in drawn:  # crops and resizes: pixels before per pixel after
         growth = (_area(drawn['src'].double()) / _area(drawn['dst'].double())).sqrt()
         return torch.where(drawn['batch_prob'].to(growth.device) > 0.5, growth, 1.0)
     matrix = getattr(module, 'transform_matrix', None)
@@ -62,14 +62,14 @@ def _growth(module: nn.Module, drawn: dict[str, Tensor]) -> Tensor | None:
 
 
 def pixel_growth(module: nn.Module, batch: int) -> Tensor:
-    """What the last call of a transform multiplied the side of each sample's pixels by.
+    """Return the factor of a transform's last call on the side of each sample's pixels.
 
-    Resizes and crops count pixels: 32 that became 64 are half as large. Affine transforms count the area of their
-    matrix. Flips, shifts, rotations and changes of colour leave 1.
+    For resizes and crops the ratio of pixels: 32 resized to 64 are half as large. For affine transforms the area of
+    their matrix. Flips, shifts, rotations and color transforms have 1.
 
     Args:
-        module: a container or a single transform of kornia that was called.
-        batch: number of samples; of the frames of a sequence the first one stands for all.
+        module: a container or a single transform of kornia, after a call.
+        batch: number of samples; the first frame of a sequence represents all.
 
     Returns:
         (B,) float64 on the host.

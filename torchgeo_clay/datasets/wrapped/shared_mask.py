@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""kornia's sequences for videos beside a mask that all dates share. Shapes: B samples, T dates, H rows, W columns."""
+"""kornia's video sequences with a mask shared by all dates. Shapes: B samples, T dates, H × W pixels."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ __all__ = ('SharedMask', 'share_masks')
 
 
 class SharedMask(nn.Module):
-    """Calls a transform with a mask for every date, where TorchGeo has one for all.
+    """Call a transform with a mask per date, where TorchGeo has one for all dates.
 
     TorchGeo's change detection has images (B, T, C, H, W) and masks (B, 1, H, W); from version 0.9 on kornia refuses
-    the two together. The dates share what is drawn, so one date's mask is as good as another's.
+    the two together. The dates share the drawn parameters, so the masks of all dates are equal.
 
     Args:
         inner: the transform.
     """
 
     def __init__(self, inner: nn.Module) -> None:
-        """Initialise; see the class."""
+        """Initialize a new SharedMask instance; see the class."""
         super().__init__()
         self.inner = inner
 
     def forward(self, sample: Mapping[str, Any]) -> dict[str, Any]:
-        """Transform a dictionary with ``image`` and, if it has one, ``mask``."""
+        """Transform a dictionary with ``image`` and optionally ``mask``."""
         image, mask = sample.get('image'), sample.get('mask')
         if not (isinstance(image, Tensor) and isinstance(mask, Tensor)) or image.ndim != 5:
             return dict(self.inner(dict(sample)))
@@ -42,11 +42,11 @@ class SharedMask(nn.Module):
 
 
 def share_masks(owner: Any, *names: str) -> None:
-    """Wrap an object's transforms for videos, where it has any.
+    """Wrap an object's video transforms, if any.
 
     Args:
         owner: a dataset or a datamodule, which is changed.
-        *names: attributes that may hold them.
+        *names: attributes to look in.
     """
     for name in names:
         module = getattr(owner, name, None)

@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""The files behind the samples of TorchGeo's datasets of chips, and what product they are of."""
+"""The files and products of samples of TorchGeo's chip datasets."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Source:
     """The file of one date of a sample.
 
     Attributes:
-        path: the file whose georeferencing is the image's.
-        date: text with the date, where the file's own name does not have it.
-        shape: rows and columns that the dataset resizes the file to; None where it does not.
+        path: the file with the image's georeferencing.
+        date: text with the date, if the file's name lacks it.
+        shape: rows and columns to which the dataset resizes the file; None if it does not.
     """
 
     path: str
@@ -46,7 +46,7 @@ def _hyspecnet(dataset: Any, index: int, sample: Mapping[str, Any]) -> tuple[Sou
 
 
 def _ssl4eo(dataset: Any, index: int, sample: Mapping[str, Any]) -> tuple[Source, ...]:
-    """The season that was drawn: the sample tells its time, in float32, and that tells the folder."""
+    """Find the drawn season's folder from the sample's time, which is float32."""
     root = os.path.join(dataset.subdir, dataset.scenes[index])
     drawn = [float(t) for t in sample['t']]
     found = []
@@ -75,8 +75,8 @@ def _folder(dataset: Any, index: int, sample: Mapping[str, Any]) -> tuple[Source
 
 Find = Callable[[Any, int, Mapping[str, Any]], tuple[Source, ...]]
 
-#: How to find the files. Datasets of pictures without georeferencing (LandCover.ai's chips, LoveDA, VHR-10, LEVIR-CD)
-#: and BioMassters, whose place is withheld, are left out on purpose: nothing would be read there but mistakes.
+#: Functions that find the files. Datasets of images without georeferencing (LandCover.ai's chips, LoveDA, VHR-10,
+#: LEVIR-CD) and BioMassters, whose place is withheld, are missing on purpose.
 _FIND: Mapping[type, Find] = {
     HySpecNet11k: _hyspecnet,
     SSL4EOL: _ssl4eo,
@@ -87,15 +87,15 @@ _FIND: Mapping[type, Find] = {
 
 
 def sources(dataset: Any, index: int, sample: Mapping[str, Any]) -> tuple[Source, ...]:
-    """The files of a sample.
+    """Return the files of a sample.
 
     Args:
-        dataset: the dataset that reads, as :func:`~torchgeo_clay.datasets.wrapped.channels.leaf_of` finds it.
-        index: the index that it was asked for.
-        sample: what it delivered.
+        dataset: the innermost dataset, see :func:`~torchgeo_clay.datasets.wrapped.channels.leaf_of`.
+        index: its index.
+        sample: its sample.
 
     Returns:
-        One per date; none where the dataset is not known to tell.
+        One per date; none for other datasets.
     """
     for kind, find in _FIND.items():
         if isinstance(dataset, kind):
@@ -104,14 +104,14 @@ def sources(dataset: Any, index: int, sample: Mapping[str, Any]) -> tuple[Source
 
 
 def other_product(dataset: Any, sensor: str) -> str | None:
-    """What a dataset holds where it is not the product that a sensor's statistics are of.
+    """Name a dataset's product if the sensor's statistics are of another one.
 
     Args:
-        dataset: the dataset that reads.
+        dataset: the innermost dataset.
         sensor: name of the sensor.
 
     Returns:
-        The product, for a message; None where nothing is known to differ.
+        The product; None if no difference is known.
     """
     if sensor == 'sentinel-2-l2a':
         level1 = isinstance(dataset, Sentinel2) and any('MSIL1C' in str(p) for p in dataset.index.filepath)
