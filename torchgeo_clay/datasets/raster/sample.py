@@ -25,8 +25,8 @@ Valid = npt.NDArray[np.bool_]
 
 #: Scenes of up to this many pixels are read whole.
 _WHOLE = 1 << 20
-#: Valid pixels that are enough.
-_ENOUGH = 1 << 17
+#: Blocks, and valid pixels in them, that are enough.
+_ENOUGH = 8, 1 << 15
 #: Pixels that are kept.
 _KEPT = 1 << 15
 #: Blocks that are read of a scene without overviews, at most.
@@ -94,7 +94,7 @@ def read_sample(dataset: DatasetReader, bands: Sequence[int], validity: Validity
             found.append(validity.read(dataset, bands, window, shape, dtype))
         except RasterioIOError as error:
             raise SceneError(unreadable(window, error)) from error
-        if sum(int(valid.sum()) for _, valid in found) >= _ENOUGH:
+        if len(found) >= _ENOUGH[0] and sum(int(valid.sum()) for _, valid in found) >= _ENOUGH[1]:
             break
     pixels = np.concatenate([p.reshape(len(bands), 1, -1) for p, _ in found], axis=2)
     valid = np.concatenate([v.reshape(1, 1, -1) for _, v in found], axis=2)
