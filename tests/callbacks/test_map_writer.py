@@ -187,6 +187,12 @@ def test_torchgeos_own_task(scenes: Path, tmp_path: Path) -> None:
         found = file.read(1)
     assert (found[70:230] == 255).all()
     assert (found[230:] < 3).all()
+    stock.weights = None
+    with pytest.raises(ValueError, match='expected a trained model'):
+        run(stock, scenes, tmp_path / 'untrained', callbacks=[SensorMetadata()])
+    (alone,) = map_scenes(stock, scenes / 'c.tif', tmp_path / 'alone.tif', chip=32, stride=24, batch_size=2)
+    with rasterio.open(alone) as file:  # each Clay inside is conditioned on the batch without the callback
+        np.testing.assert_array_equal(file.read(1), found)
 
 
 def test_batches_without_data(segmentation: ClaySemanticSegmentation, tmp_path: Path) -> None:

@@ -112,7 +112,8 @@ def map_scenes(
             return chosen.activation(check_answer(model(batch['image']), batch['image']))
 
     def output(loader: SceneLoader) -> SceneMaps:
-        found = SceneMaps(loader, model, out, chosen, overwrite=overwrite, any_sensor=any_sensor)
+        given = not hasattr(model, 'trained_on')  # a module of the user's, whose training nothing here can tell
+        found = SceneMaps(loader, model, out, chosen, overwrite=overwrite, any_sensor=any_sensor, loaded=given)
         maps.extend(found.paths.values())
         return found
 
