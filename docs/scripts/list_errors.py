@@ -19,8 +19,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2] / 'torchgeo_clay'
 
-#: Built-in exceptions by which a user is told of a mistake of theirs, or of their machine.
-BUILT_IN = {'ValueError', 'OSError', 'FileNotFoundError', 'IndexError', 'FloatingPointError', 'RuntimeError'}
+#: Built-in exceptions for a mistake of the user, or a fault of the machine.
+BUILT_IN = {'ValueError', 'TypeError', 'OSError', 'FileNotFoundError', 'IndexError', 'FloatingPointError', 'RuntimeError'}
 
 #: Calls that warn, and the command line's own way to end with a message.
 CALLS = {'warn': 'warning', 'rank_zero_warn': 'warning', 'error': 'command line'}
@@ -28,13 +28,13 @@ CALLS = {'warn': 'warning', 'rank_zero_warn': 'warning', 'error': 'command line'
 #: Parts of the package, from the bottom up, and what the page calls them.
 PARTS = {
     'sensors': 'Sensors',
-    'metadata': 'The batch contract',
-    'units': 'Units',
+    'conditioning': 'The batch contract',
     'models': 'Models and weights',
     'datasets': 'Files and datasets',
     'datamodules': 'Datamodules',
-    'inference': 'Maps of whole scenes',
+    'inference': 'Embeddings and maps of scenes',
     'writers': 'Written files',
+    'simulator': 'Simulated scenes',
     'evaluation': 'Evaluation',
     'tasks': 'Tasks',
     'callbacks': 'Callbacks',

@@ -14,11 +14,15 @@ from pathlib import Path
 from pydoc import locate
 
 from torchgeo_clay import callbacks, datamodules, tasks
+from torchgeo_clay.tasks.base import ClayTask, ImageTask
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 
 #: What is listed: heading → the module whose public names they are.
 GROUPS = {'Tasks': tasks, 'Datamodules': datamodules, 'Callbacks': callbacks}
+
+#: What tasks inherit, listed once, before them.
+SHARED = (ClayTask, ImageTask)
 
 _ARGUMENT = re.compile(r'^(\**\w+): (.*)')
 
@@ -108,16 +112,12 @@ def options() -> Iterator[str]:
     """The lines of the reference: a section per group, a table per class."""
     for heading, module in GROUPS.items():
         yield from (f'## {heading}', '')
-        for name in module.__all__:
-            member = getattr(module, name)
-            if not is_listed(member):
-                continue
+        listed = [member for name in module.__all__ if is_listed(member := getattr(module, name))]
+        for member in [*(SHARED if module is tasks else ()), *listed]:
+            name, where = member.__name__, f'{member.__module__}.{member.__name__}'
+            public = f'{module.__name__}.{name}' if member in listed else where
             summary = cell((member.__doc__ or '').split('\n\n')[0])
-            yield from (
-                f'### {name}',
-                '',
-                f'{{py:class}}`{module.__name__}.{name} <{member.__module__}.{name}>`: {summary}',
-            )
+            yield from (f'### {name}', '', f'{{py:class}}`{public} <{where}>`: {summary}')
             yield from ('', '| argument | type | default | what it is |', '|---|---|---|---|', *arguments(member), '')
 
 

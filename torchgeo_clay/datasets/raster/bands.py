@@ -148,7 +148,7 @@ def match_bands(
             'its bands in a sensor of your own.'
         )
     if wrong := [b.color for b in file if b.color in _NO_SPECTRUM and sensor.find(b.color) is None]:
-        raise SceneError(f'its pixels are no measurements, its color interpretation is {", ".join(wrong)}.')
+        raise SceneError(f'expected measurements, got the color interpretation {", ".join(wrong)}.')
     colors = _colors(sensor, file)
     if bands is not None and (order := _stated(wanted, file, colors)):
         return BandMatch(order, 'bands')

@@ -90,7 +90,7 @@ class ClayLarge8_Weights(WeightsEnum):
 
 #: ``weights`` everywhere in this package: True for the release's, a member of the enum or its name, the path of a
 #: file, or None or False for random ones.
-WeightsLike = ClayLarge8_Weights | str | os.PathLike[str] | bool | None
+WeightsLike = ClayLarge8_Weights | bool | str | os.PathLike[str] | None
 
 
 def _hub_digest(path: Path, where: dict[str, str]) -> str:
