@@ -5,7 +5,7 @@
     python docs/scripts/list_errors.py          # as Markdown, which docs/errors.md shows
 
 What counts is each ``raise`` of :data:`BUILT_IN` exceptions and of what derives from them, each ``warn``, each
-complaint of the command line, and the answers of the check of units. What is filled in at the time is shown as ‹name›.
+error of the command line, and each remark on a scanned file. What is filled in at the time is shown as ‹name›.
 """
 
 from __future__ import annotations
@@ -20,10 +20,21 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[2] / 'torchgeo_clay'
 
 #: Built-in exceptions for a mistake of the user, or a fault of the machine.
-BUILT_IN = {'ValueError', 'TypeError', 'OSError', 'FileNotFoundError', 'IndexError', 'FloatingPointError', 'RuntimeError'}
+BUILT_IN = {
+    'ValueError',
+    'TypeError',
+    'OSError',
+    'FileNotFoundError',
+    'IndexError',
+    'FloatingPointError',
+    'RuntimeError',
+}
 
 #: Calls that warn, and the command line's own way to end with a message.
 CALLS = {'warn': 'warning', 'rank_zero_warn': 'warning', 'error': 'command line'}
+
+#: Functions besides ``…_problem`` that return a sentence about a file, for the user to check.
+REMARKS = {'product_remark', 'undeclared_fill', '_far_gsd', '_order'}
 
 #: Parts of the package, from the bottom up, and what the page calls them.
 PARTS = {
@@ -176,7 +187,8 @@ class Finder(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_Return(self, node: ast.Return) -> None:
-        if self.names and self.names[-1].endswith('_problem') and is_text(node.value):
+        name = self.names[-1] if self.names else ''
+        if (name.endswith('_problem') or name in REMARKS) and is_text(node.value) and getattr(node.value, 'value', 1):
             self.add(node, 'warning', node.value)
         self.generic_visit(node)
 

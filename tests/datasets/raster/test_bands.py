@@ -109,7 +109,7 @@ def test_color_interpretation_is_followed():
 @pytest.mark.parametrize('colors', [('cyan', 'magenta', 'yellow', 'black'), ('palette',)])
 def test_pictures_are_refused(colors):
     bands = None if len(colors) == 4 else ['red']
-    with pytest.raises(SceneError, match=f'no measurements, its color interpretation is {colors[0]}'):
+    with pytest.raises(SceneError, match=f'got the color interpretation {colors[0]}'):
         match_bands(NAIP, [None] * len(colors), bands, colors=colors)
 
 
