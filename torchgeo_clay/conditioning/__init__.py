@@ -2,10 +2,17 @@
 
 """What the model is given about a batch: the contract, the codes of time and place, the match with the images."""
 
-from torchgeo_clay.conditioning.batches import batch_conditioning, batch_sensor, fold_dates, task_conditioning
 from torchgeo_clay.conditioning.codes import LatLonOrder, encode_latlon, encode_time, on_host
-from torchgeo_clay.conditioning.contract import Conditioning, check_batch, check_gsd
-from torchgeo_clay.conditioning.images import match_images
+from torchgeo_clay.conditioning.contract import (
+    Conditioning,
+    batch_conditioning,
+    batch_sensor,
+    check_batch,
+    check_gsd,
+    fold_dates,
+    match_images,
+    task_conditioning,
+)
 
 __all__ = (
     'Conditioning',

@@ -8,8 +8,7 @@ A user's own sensor is a :class:`Sensor` made in Python or read by :meth:`Sensor
 """
 
 from torchgeo_clay.sensors.band import Band, check_wavelengths
-from torchgeo_clay.sensors.lookup import get_sensor, sensor_table
-from torchgeo_clay.sensors.released import SENSORS
+from torchgeo_clay.sensors.released import SENSORS, get_sensor, sensor_table
 from torchgeo_clay.sensors.sensor import Sensor
 
 __all__ = ('SENSORS', 'Band', 'Sensor', 'check_wavelengths', 'get_sensor', 'sensor_table')

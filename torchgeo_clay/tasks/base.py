@@ -22,7 +22,6 @@ from torchgeo_clay.models.decoders import DenseClay
 from torchgeo_clay.models.freezing import eval_frozen, freeze_encoder
 from torchgeo_clay.models.lora import add_lora, merge_lora
 from torchgeo_clay.models.weights import WeightsLike
-from torchgeo_clay.tasks.labels import check_labels
 from torchgeo_clay.tasks.optim import finetuning, warm_cosine, warn_if_emulated
 
 __all__ = ('ClayTask', 'ImageTask', 'PixelTask')
@@ -202,12 +201,12 @@ class ClayTask(BaseTask):
             batch: with ``label`` or ``mask``, or without, in prediction.
 
         Raises:
-            ValueError: see :func:`~torchgeo_clay.tasks.labels.check_labels`.
+            ValueError: naming the first such label.
         """
         target = None if self.label_key is None else batch.get(self.label_key)
         if self.label_key is not None and isinstance(target, Tensor):
             classes = self.hparams['num_classes'] if self.hparams['task'] == 'multiclass' else 2
-            check_labels(target, self.label_key, classes, self.hparams['ignore_index'])
+            _check_labels(target, self.label_key, classes, self.hparams['ignore_index'])
 
     def _step(self, name: str, batch: Any, batch_idx: int, *args: Any) -> Any:
         """Run one of TorchGeo's steps with Clay conditioned on the batch."""
@@ -328,4 +327,34 @@ class PixelTask(ClayTask):
             self.outputs,
             self.weights,
             drop_path_rate=hparams['drop_path_rate'],
+        )
+
+
+def _check_labels(target: Tensor, key: str, num_classes: int | None, ignore_index: int | None) -> None:
+    """Raise for labels that are not classes.
+
+    Args:
+        target: labels, of any shape, on the host.
+        key: of the batch, ``label`` or ``mask``.
+        num_classes: K; labels are 0 to K-1. None for unknown, which checks nothing.
+        ignore_index: a label that is allowed too.
+
+    Raises:
+        ValueError: naming the first such label.
+    """
+    if num_classes is None or target.numel() == 0:
+        return
+    low, high = (int(v) for v in target.aminmax())
+    if low >= 0 and high < num_classes:
+        return
+    wrong = (target < 0) | (target >= num_classes)
+    if ignore_index is not None:
+        wrong &= target != ignore_index
+    if wrong.any():
+        value, share = target[wrong][0].item(), wrong.float().mean().item()
+        ignored = 'no ignore_index' if ignore_index is None else f'ignore_index={ignore_index}'
+        raise ValueError(
+            f'{key}: found the label {value} ({share:.1%} of them are out of range), expected 0 to {num_classes - 1} '
+            f'for num_classes={num_classes} and {ignored}. Give num_classes: {int(high) + 1} if they are classes, '
+            f'ignore_index: {value} if they mean no data, or number the classes from 0.'
         )

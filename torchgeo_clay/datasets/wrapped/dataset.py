@@ -25,10 +25,9 @@ from torchgeo_clay.datasets.wrapped.channels import (
     wavelengths_of,
 )
 from torchgeo_clay.datasets.wrapped.conversion import Conversion, check_range
-from torchgeo_clay.datasets.wrapped.place import SampleMetadata, sample_metadata
+from torchgeo_clay.datasets.wrapped.place import SampleMetadata, other_product, sample_metadata
 from torchgeo_clay.datasets.wrapped.resampling import pixel_growth, transforms_of
 from torchgeo_clay.datasets.wrapped.shared_mask import share_masks
-from torchgeo_clay.datasets.wrapped.sources import other_product
 from torchgeo_clay.sensors import Sensor, get_sensor
 from torchgeo_clay.sensors.plausibility import UnitsCheck
 
