@@ -19,6 +19,8 @@ from torchgeo_clay.sensors.sensor import Sensor
 
 __all__ = ('UnitsCheck', 'check_units')
 
+#: USGS, Landsat Collection 2: reflectance is DN · 2e-5 - 0.1 at level 1 and DN · 2.75e-5 - 0.2 at level 2.
+_LANDSAT = {'landsat-c2l1': 'scale=50000 and offset=5000', 'landsat-c2l2-sr': 'scale=36363.6 and offset=7272.73'}
 #: Pixels that are looked at, spread evenly over the image.
 _SAMPLE = 1 << 15
 #: Fewer valid pixels than this say nothing about percentiles.
@@ -146,8 +148,7 @@ def _linear_problem(values: _Values) -> str | None:
     highest = torch.tensor(values.sensor.mean, dtype=torch.float64).div(1000).clamp_min(2)
     fractions = ~values.whole & (negative < 0.05) & (top <= highest)
     if fractions.any():
-        unit = 255 if values.is_8_bit else 10000
-        return values.message(fractions, f'Is it reflectance from 0 to 1? Then read it with scale={unit}.')
+        return values.message(fractions, f'Is it reflectance from 0 to 1? Then read it with {_remedy(values)}.')
     if values.is_8_bit:
         wide = 1 - values.below(256) > 0.01
         if wide.any():
@@ -157,6 +158,13 @@ def _linear_problem(values: _Values) -> str | None:
     elif min(values.sensor.mean) > 500 and _looks_8_bit(values):
         return values.message(every, 'Is it a picture of 8 bits? Give the digital numbers of the product instead.')
     return _product_problem(values)
+
+
+def _remedy(values: _Values) -> str:
+    """What makes reflectance from 0 to 1 the sensor's numbers."""
+    if values.is_8_bit:
+        return 'scale=255'
+    return _LANDSAT.get(values.sensor.name, 'scale=10000')
 
 
 def _looks_8_bit(values: _Values) -> bool:
@@ -174,7 +182,6 @@ def _product_problem(values: _Values) -> str | None:
     """What speaks against one product of an agency, by the way it codes reflectance."""
     name = values.sensor.name
     if name.startswith('landsat-c2') and values.below(5000).mean() > 0.5:
-        # USGS, Landsat Collection 2: reflectance is DN · 2e-5 - 0.1 at level 1 and DN · 2.75e-5 - 0.2 at level 2.
         return values.message(
             values.below(5000) > 0.5,
             'Collection 2 codes reflectance 0 as 5000 (level 1) or 7273 (level 2). Is it reflectance times 10000, as '

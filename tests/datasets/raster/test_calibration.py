@@ -148,3 +148,16 @@ def test_band_numbers_of_etm(write_raster):
     assert scan_scene(path, L1).band_indexes == (3, 2, 1, 4, 5, 7)
     path = write_raster('LC08_L1TP_214066_20190805_20200918_02_T1.tif', pixels, names)
     assert scan_scene(path, L1).band_indexes == (4, 3, 2, 5, 6, 7)
+
+
+def test_reflectance_that_still_carries_the_tags_of_digital_numbers(write, caplog):
+    share = reflectance(L2).astype(np.float32)
+    path = write(L2, share, tags={'REFLECTANCE_SCALE': '0.0001'}, scale=1e-4)
+    with pytest.warns(
+        UserWarning, match=r'scene\.tif: .*from 0 to 1\? Then read it with scale=36363\.6 and offset=7272'
+    ):
+        np.testing.assert_array_equal(image(path, L2), share)
+    np.testing.assert_allclose(image(path, L2, scale=36363.6, offset=7272.73), (share + 0.2) / 2.75e-5, rtol=1e-5)
+    path = write(L2, share, 'HLS.L30.T14RNV.2020289T165958.v2.0.tif')
+    np.testing.assert_allclose(image(path, L2), (share + 0.2) / 2.75e-5, rtol=1e-5)
+    assert 'HLS L30, reflectance from 0 to 1: converted by 36363.6 * x + 7272.73' in caplog.text

@@ -103,7 +103,7 @@ def test_etm_has_its_own_band_numbers(cases):
     assert dict(zip(scene.sensor.band_names, names, strict=True)) == {
         'red': 'B3', 'green': 'B2', 'blue': 'B1', 'nir08': 'B4', 'swir16': 'B5', 'swir22': 'B7',
     }  # fmt: skip
-    assert any('8 bits' in remark for remark in scene.remarks)
+    assert any('level 1 of Landsat 4, 5 or 7' in remark for remark in scene.remarks)
 
 
 @pytest.mark.filterwarnings('ignore:.*please check:UserWarning')

@@ -44,7 +44,9 @@ def test_decibels_of_an_optical_sensor():
         Conversion(to_db=True)(torch.rand(4, 8, 8), NAIP)
 
 
-@pytest.mark.parametrize('kwargs', [{'scale': 0}, {'scale': math.nan}, {'offset': math.inf}])
+@pytest.mark.parametrize(
+    'kwargs', [{'scale': 0}, {'scale': math.nan}, {'offset': math.inf}, {'scale': 3e38}, {'offset': -3e38}]
+)
 def test_conversions_that_lose_everything(kwargs):
     with pytest.raises(ValueError, match=f'{next(iter(kwargs))}: expected a finite number'):
         Conversion(**kwargs)

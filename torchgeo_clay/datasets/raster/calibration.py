@@ -205,11 +205,11 @@ def _by_file(
     part: str | None,
 ) -> tuple[Calibration, list[str]]:
     """The calibration that the file itself asks for."""
-    wanted = _declared_reflectance(declared, sensor, part)
+    wanted = _declared_reflectance(declared, sensor, part, _are_fractions(*sample))
     if sensor.name == 'sentinel-2-l2a' and part is None:
         return _sentinel2(declared, sensor, sample, wanted)
     if wanted is None:
-        if not declared.has_scale:
+        if not declared.has_scale or sensor.name in _REFLECTANCE:
             return RAW, []
         wanted = Calibration(declared.scales, declared.offsets, reason=_scale_text(declared))
     if not wanted.changes:
@@ -224,12 +224,22 @@ def _scale_text(declared: Declared) -> str:
     return f'its scale {declared.scales[0]:g} and offset {declared.offsets[0]:g}'
 
 
-def _declared_reflectance(declared: Declared, sensor: Sensor, part: str | None) -> Calibration | None:
+def _are_fractions(pixels: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> bool:
+    """Whether values are reflectance from 0 to 1, whatever tags of digital numbers they still carry."""
+    values = pixels[:, valid[0]]
+    return bool(values.size and np.abs(values).max() <= 2 and (values != np.round(values)).any())
+
+
+def _declared_reflectance(declared: Declared, sensor: Sensor, part: str | None, fractions: bool) -> Calibration | None:
     """The way by reflectance from the file's numbers to the sensor's; None where nothing tells the reflectance."""
-    if sensor.name not in _REFLECTANCE:
+    if sensor.name not in _REFLECTANCE or (fractions and part is None):
         return None
     tagged = reflectance_tags(declared.tags)
-    if declared.has_scale:
+    scales: tuple[float, ...]
+    offsets: tuple[float, ...]
+    if fractions:
+        scales, offsets, reason = (1.0,), (0.0,), 'reflectance from 0 to 1'
+    elif declared.has_scale:
         scales, offsets, reason = declared.scales, declared.offsets, _scale_text(declared)
     elif tagged is not None:
         scales, offsets = (tagged[0],), (tagged[1],)

@@ -93,7 +93,10 @@ def processing_baseline(tags: Tags, path: str | os.PathLike[str]) -> float | Non
     match = re.fullmatch(r'\s*N?(\d{1,2})\.?(\d{2}|\d)\s*', written.upper())
     if match is None:
         tagged, name = product_text(tags, path)
-        match = re.search(r'_N(\d{2})(\d{2})_', f'{name} {tagged}')
+        match = re.search(r'_N(\d{2})(\d{2})_', f'{name} {tagged}') or re.search(
+            r'S2[A-D]_MSIL[12][AC]_\d{8}T\d{6}_N(\d{2})(\d{2})_',
+            os.fspath(path),  # the name of a folder of SAFE
+        )
     return None if match is None else float(f'{match[1]}.{match[2]}')
 
 

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +13,9 @@ from torchgeo_clay.sensors import Sensor
 from torchgeo_clay.sensors.decibels import check_to_db, to_decibels
 
 __all__ = ('Conversion', 'check_range')
+
+#: No factor or summand of an image is this large; NaN compares as false.
+_ABSURD = 1e30
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,9 @@ class Conversion:
         Raises:
             ValueError: for a scale of zero, or numbers that are not finite.
         """
-        if not (math.isfinite(self.scale) and self.scale != 0):
+        if not 0 < abs(self.scale) < _ABSURD:
             raise ValueError(f'scale: expected a finite number other than 0, got {self.scale}.')
-        if not math.isfinite(self.offset):
+        if not abs(self.offset) < _ABSURD:
             raise ValueError(f'offset: expected a finite number, got {self.offset}.')
 
     def __call__(self, image: Tensor, sensor: Sensor) -> Tensor:
