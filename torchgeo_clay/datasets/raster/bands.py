@@ -60,6 +60,11 @@ class FileBand:
     color: str = 'undefined'
 
     @property
+    def label(self) -> str:
+        """How messages call it."""
+        return self.name or (f'{self.wavelength:g} µm' if self.wavelength > 0 else '(unnamed)')
+
+    @property
     def is_alpha(self) -> bool:
         """Whether the file calls it alpha."""
         return self.color == 'alpha' or self.name.strip().lower() == 'alpha'
@@ -190,7 +195,7 @@ def _by_wavelength(sensor: Sensor, file: Sequence[FileBand], taken: set[int]) ->
 
 def _check_found(sensor: Sensor, wanted: Sensor, file: Sequence[FileBand], found: Mapping[str, list[int]]) -> None:
     """Raise for a band that the file does not have, or has twice."""
-    labels = [b.name or (f'{b.wavelength:g} µm' if b.wavelength > 0 else '(unnamed)') for b in file]
+    labels = [b.label for b in file]
     if missing := [name for name in wanted.band_names if not found[name]]:
         raise SceneError(
             f'bands {", ".join(missing)} of {sensor.name} are missing; the file has {", ".join(labels)}. To use what '

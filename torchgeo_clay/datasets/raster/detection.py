@@ -67,29 +67,31 @@ def sensor_of(dataset: DatasetReader, path: str | os.PathLike[str]) -> Sensor:
         return SENSORS[folder]
     file = file_bands(dataset, path)
     named, others = _product(dataset.tags(), path, file)
-    excluded = [f'{name} is excluded, as its tags or name say {word!r}' for name, word in others.items()]
-    candidates = [s for s in SENSORS.values() if (named is None or s in named) and _is_complete(s, file)]
-    if named is None:
-        far = [s for s in candidates if _is_far(dataset, s)]
-        candidates = [s for s in candidates if s not in far]
-        excluded = [] if candidates else [f'{s.name} is excluded, as its GSD is far from {s.gsd:g} m' for s in far]
-    counts = {s: sum(s.find(b.name) is not None for b in file) for s in candidates}
-    most = max(counts.values(), default=0)
-    top = [s for s in candidates if counts[s] == most]
-    best = [s for s in candidates if s in top or _contradict(s, top[0], file)]
-    if len(best) == 1:
-        return best[0]
-    if not best and named is not None and len(named) == 1:
+    complete = [s for s in SENSORS.values() if (named is None or s in named) and _is_complete(s, file)]
+    candidates = _best([s for s in complete if named is not None or not _is_far(dataset, s)], file)
+    if len(candidates) == 1:
+        return candidates[0]
+    if not candidates and named is not None and len(named) == 1:
         return _incomplete(next(iter(named)), file)
-    labels = ', '.join(b.name or (f'{b.wavelength:g} µm' if b.wavelength > 0 else '(unnamed)') for b in file)
-    fitting = [f'candidates: {", ".join(s.name for s in best)}'] if best else []
-    if not best and {'red', 'green', 'blue'} <= {b.color for b in file}:
-        fitting = ['an aerial image of 8-bit red, green and blue is read with sensor=linz']
+    hints = [f'{name} is excluded, as its tags or name say {word!r}' for name, word in others.items()]
+    if candidates:
+        hints.append(f'candidates: {", ".join(s.name for s in candidates)}')
+    elif complete:
+        hints += [f'{s.name} is excluded, as its GSD is far from {s.gsd:g} m' for s in complete]
+    elif {'red', 'green', 'blue'} <= {b.color for b in file}:
+        hints.append('an aerial image of 8-bit red, green and blue is read with sensor=linz')
     raise SceneError(
         f'its sensor cannot be determined from its tags ({product_text(dataset.tags(), path)[0] or "none"}), its name '
-        f'and its bands ({labels}); {"; ".join([*fitting, *excluded, "give sensor="])}, or put it into a folder named '
-        'for its sensor.'
+        f'and its bands ({", ".join(b.label for b in file)}); {"; ".join([*hints, "give sensor="])}, or put it into a '
+        'folder named for its sensor.'
     )
+
+
+def _best(candidates: Sequence[Sensor], file: Sequence[FileBand]) -> list[Sensor]:
+    """The sensors that know the most of a file's names, and those that read these names otherwise."""
+    counts = [sum(s.find(b.name) is not None for b in file) for s in candidates]
+    top = [s for s, count in zip(candidates, counts, strict=True) if count == max(counts)]
+    return [s for s in candidates if s in top or _contradict(s, top[0], file)]
 
 
 def product_remark(

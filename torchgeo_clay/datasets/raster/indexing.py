@@ -16,10 +16,10 @@ from rasterio import Affine
 from rasterio.transform import array_bounds
 from rasterio.warp import calculate_default_transform
 
-from torchgeo_clay.datasets.raster.georeference import apply
+from torchgeo_clay.datasets.raster.footprints import footprint
 from torchgeo_clay.datasets.raster.scene import Scene
 
-__all__ = ('footprint', 'grid_of', 'scene_index', 'scenes_at', 'window_on_grid')
+__all__ = ('grid_of', 'scene_index', 'scenes_at', 'window_on_grid')
 
 #: How far a query may lie from a scene's grid to count as on it, in pixels; less than any resampling could show.
 _ON_GRID = 0.01
@@ -28,22 +28,12 @@ _ON_GRID = 0.01
 _POINTS_PER_SIDE = 16
 
 
-def footprint(scene: Scene) -> shapely.Polygon:
-    """Outline a scene in its own CRS, in any orientation; empty for a scene without CRS, which has no place.
-
-    Args:
-        scene: the scene.
-    """
-    if scene.crs is None:
-        return shapely.Polygon()
-    corners = ((0, 0), (scene.width, 0), (scene.width, scene.height), (0, scene.height))
-    return shapely.Polygon([apply(scene.transform, *corner) for corner in corners])
-
-
 def _outline(scene: Scene, crs: CRS | None) -> shapely.Geometry:
     """Outline of a scene in a CRS; empty where that is not defined."""
-    outline = footprint(scene)
-    if scene.crs is None or crs is None or scene.crs == crs:
+    if scene.crs is None:
+        return shapely.Polygon()
+    outline = footprint(scene.transform, 0, 0, scene.height, scene.width)
+    if crs is None or scene.crs == crs:
         return outline
     bent = outline.segmentize(outline.length / 4 / _POINTS_PER_SIDE)
     moved = gpd.GeoSeries([bent], crs=scene.crs).to_crs(crs).iloc[0]
