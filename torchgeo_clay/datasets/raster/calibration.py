@@ -179,7 +179,7 @@ def _problem(
     pixels, valid = sample
     if pixels.dtype.itemsize == 1 and not calibration.changes and sensor.scale == 'linear' and min(sensor.mean) > 500:
         return (
-            f'{sensor.name}: expected values around {min(sensor.mean):g} to {max(sensor.mean):g}, got {pixels.dtype}. '
+            f'{sensor.name}: expected values around {min(sensor.mean):g} to {max(sensor.mean):g}, got 8 bits. '
             'Is it a picture, or level 1 of Landsat 4, 5 or 7? Give a product with digital numbers of 16 bits.'
         )
     values = calibration(pixels, valid)
