@@ -79,7 +79,7 @@ class SceneOutput(ABC):
         self.pending: dict[int, int] = {}
         self.failed = dict(self.data.skipped)
         self.count = self.empty = 0
-        self.seconds = time.monotonic()
+        self.started = time.monotonic()
 
     @abstractmethod
     def begin(self) -> set[str]:
@@ -91,7 +91,7 @@ class SceneOutput(ABC):
             rank_zero_info(f'{len(done)} of {len(self.data.units)} parts are there already and not computed again.')
         self.loader.skip(done)
         self.pending = {i: len(u.corners) for i, u in enumerate(self.loader.units) if u.key not in done}
-        self.seconds = time.monotonic()
+        self.started = time.monotonic()
 
     def add(self, outputs: Any, batch: Mapping[str, Any]) -> None:
         """Take a batch's answers, and write the units that are complete.
@@ -147,13 +147,13 @@ class SceneOutput(ABC):
     @property
     def rate(self) -> float:
         """Chips per second since the start."""
-        return self.count / max(time.monotonic() - self.seconds, 1e-9)
+        return self.count / max(time.monotonic() - self.started, 1e-9)
 
     @property
     def summary(self) -> str:
         """What was done, in words."""
         return (
-            f'{self.count} chips in {time.monotonic() - self.seconds:.1f} s, {self.rate:.1f} chips/s on this process; '
+            f'{self.count} chips in {time.monotonic() - self.started:.1f} s, {self.rate:.1f} chips/s on this process; '
             f'{self.empty} without data were skipped'
         )
 
