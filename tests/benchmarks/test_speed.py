@@ -41,7 +41,7 @@ def test_kernels_from_wavelengths(benchmark: BenchmarkFixture) -> None:
 
 
 def test_folding(benchmark: BenchmarkFixture) -> None:
-    folded = benchmark(clay_tiny_patch8().eval().fold, 'sentinel-2-l2a', copy=False)
+    folded = benchmark(clay_tiny_patch8().eval().fold, 'sentinel-2-l2a')
     assert folded.patch_embed.proj.weight.shape == (192, 10, 8, 8)
 
 
