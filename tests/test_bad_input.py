@@ -159,7 +159,7 @@ def test_roots(tmp_path, root):
 
 @pytest.mark.parametrize('gsd', [0, -1.0, float('nan')])
 def test_gsd_given_for_a_folder(root, gsd):
-    with pytest.raises(ValueError, match='gsd: expected positive metres per pixel'):
+    with pytest.raises(ValueError, match='gsd: expected positive meters per pixel'):
         ClayPretrainDataModule(root, **OPTIONS, readers={'naip': {'gsd': gsd}}).setup('fit')
 
 
@@ -230,14 +230,14 @@ def model() -> Clay:
 @pytest.mark.parametrize(
     ('wavelengths', 'gsd', 'message'),
     [
-        (WAVELENGTHS * 1000, 1.0, 'nanometres'),
+        (WAVELENGTHS * 1000, 1.0, 'nanometers'),
         (WAVELENGTHS[:3], 1.0, r'one wavelength per channel.*3.*4'),
         (WAVELENGTHS.to('meta'), 1.0, 'on cpu'),
-        (WAVELENGTHS, 0.0, 'positive metres per pixel'),
-        (WAVELENGTHS, -10.0, 'positive metres per pixel'),
+        (WAVELENGTHS, 0.0, 'positive meters per pixel'),
+        (WAVELENGTHS, -10.0, 'positive meters per pixel'),
         (WAVELENGTHS, float('nan'), 'no code for unknown'),
     ],
-    ids=['nanometres', 'length', 'device', 'zero', 'negative', 'nan'],
+    ids=['nanometers', 'length', 'device', 'zero', 'negative', 'nan'],
 )
 def test_wavelengths_and_gsd(model, wavelengths, gsd, message):
     with pytest.raises(ValueError, match=message):

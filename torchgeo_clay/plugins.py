@@ -17,7 +17,7 @@ __all__ = ('AtomicCheckpoints',)
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Writes each checkpoint beside its place and renames it when all of it is on the disk.
+    """Write each checkpoint under a temporary name and rename it when it is complete.
 
     A full disk, a kill or a loss of power then leaves the checkpoint before. Lightning's own way makes the file in the
     system's temporary folder; where that is another disk, it is copied over the checkpoint before, and half of a copy
@@ -36,14 +36,14 @@ class AtomicCheckpoints(TorchCheckpointIO):
             storage_options: refused, as by Lightning.
 
         Raises:
-            OutputError: if it can't be written; the file of that name is as it was.
+            OutputError: if it cannot be written; an existing file of that name is kept.
         """
         if storage_options is not None or '://' in os.fspath(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         with atomic(path) as partial:
             try:
-                with open(partial, 'wb') as file:  # of a path PyTorch would not say why it can't be written to
+                with open(partial, 'wb') as file:  # given a path, PyTorch hides the reason of a failure
                     torch.save(checkpoint, file)
             except RuntimeError as error:  # what PyTorch's writer makes of a full disk, whose own error came before
                 raise OutputError(

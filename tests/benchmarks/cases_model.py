@@ -35,7 +35,7 @@ def load_reference() -> ModuleType | None:
 
 
 def inputs(batch: int, pixels: int, device: torch.device) -> dict[str, Any]:
-    """A normalised batch of Sentinel-2 with all its metadata."""
+    """A normalized batch of Sentinel-2 with all its metadata."""
     from torchgeo_clay.sensors import get_sensor
 
     sensor = get_sensor(SENSOR)

@@ -151,7 +151,7 @@ def test_mistakes(options, message):
         NonFiniteLoss(**options)
 
 
-def test_an_optimiser_that_can_not_skip(tiny_scenes):
+def test_an_optimizer_that_can_not_skip(tiny_scenes):
     with pytest.raises(ValueError, match=r'AdamW\(fused=True\), got AdamW without fused=True'):
         fit(Spoilt(fused=False), NonFiniteLoss(), tiny_scenes)
 

@@ -98,8 +98,8 @@ def test_colours_are_the_sensors_in_its_units():
     shown = images(plot_reconstruction(target, made, mask, NAIP, torch.ones(2)))[:, 0]
     red_green_blue = slice(0, 3)  # NAIP's order; infrared comes last and is not shown
     mean, std = (np.array(values)[red_green_blue, None, None] for values in (NAIP.mean, NAIP.std))
-    for image, normalised in zip(shown, target.double().numpy()[:, red_green_blue], strict=True):
-        units = normalised * std + mean
+    for image, normalized in zip(shown, target.double().numpy()[:, red_green_blue], strict=True):
+        units = normalized * std + mean
         low, high = np.quantile(units, [0.02, 0.98])
         expected = np.clip((units - low) / (high - low), 0, 1)
         np.testing.assert_allclose(image, expected.transpose(1, 2, 0), atol=1e-5)

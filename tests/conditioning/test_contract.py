@@ -111,7 +111,7 @@ def test_codes_are_the_same_when_traced() -> None:
 def test_gsd_has_no_unknown(gsd: float | torch.Tensor) -> None:
     with pytest.raises(ValueError, match='gsd=') as error:
         check_gsd(gsd)
-    assert 'positive metres per pixel' in str(error.value)
+    assert 'positive meters per pixel' in str(error.value)
     check_gsd(torch.tensor([0.1, 500.0]))
     check_gsd(10)
 
@@ -153,11 +153,11 @@ def test_conditioning_without_what_may_be_unknown() -> None:
     ('changes', 'message'),
     [
         ({'wavelength': None}, "no 'wavelength'.*SensorMetadata"),
-        ({'res': None}, "no 'res' in metres per pixel.*gsd="),
+        ({'res': None}, "no 'res' in meters per pixel.*gsd="),
         ({'wavelength': torch.full((2, 6), 0.5)}, 'got 6 wavelengths for 3 channels. Dates stacked'),
         ({'wavelength': torch.full((1, 3), 0.5)}, 'wavelength: expected 2 rows'),
         ({'wavelength': torch.tensor([[0.6, 0.5, 0.4], [0.4, 0.5, 0.6]])}, 'equal rows'),
-        ({'wavelength': torch.tensor([[665.0, 560.0, 493.0]] * 2)}, 'nanometres'),
+        ({'wavelength': torch.tensor([[665.0, 560.0, 493.0]] * 2)}, 'nanometers'),
         ({'wavelength': torch.full((2, 3), 55500.0)}, 'Radar bands have no optical wavelength'),
         ({'wavelength': torch.full((2, 3), math.nan)}, 'wavelength'),
         ({'res': torch.tensor([10.0])}, 'res: expected 2 rows'),

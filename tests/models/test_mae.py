@@ -130,13 +130,13 @@ def test_the_target_has_no_dropped_bands(model: ClayMAE) -> None:
     torch.testing.assert_close(output.reconstruction_loss, expected)
 
 
-@given(seed=st.integers(0, 99), normalise=st.booleans())
+@given(seed=st.integers(0, 99), normalize=st.booleans())
 @settings(max_examples=20, deadline=None)
-def test_loss_without_nodata_is_the_plain_loss(seed: int, normalise: bool) -> None:
+def test_loss_without_nodata_is_the_plain_loss(seed: int, normalize: bool) -> None:
     prediction, target = images(2, 3, 5, 64, seed=seed)
     every = torch.ones_like(target, dtype=torch.bool)
     torch.testing.assert_close(
-        masked_l1(prediction, target, every, normalise), masked_l1(prediction, target, None, normalise)
+        masked_l1(prediction, target, every, normalize), masked_l1(prediction, target, None, normalize)
     )
 
 

@@ -135,8 +135,8 @@ def test_selections_that_are_refused(bands: list[str] | str, message: str) -> No
 
 
 @pytest.mark.parametrize('value', [665.0, 55500.0, 100.01])
-def test_nanometres_are_refused_with_the_remedy(value: float) -> None:
-    with pytest.raises(ValueError, match=r'nanometres\? Then divide by 1000'):
+def test_nanometers_are_refused_with_the_remedy(value: float) -> None:
+    with pytest.raises(ValueError, match=r'nanometers\? Then divide by 1000'):
         Band('red', value, 1, 1)
 
 
@@ -231,7 +231,7 @@ RED_ROW = {'wavelength': 0.64, 'mean': 2100, 'std': 1900}
         ({**VIIRS, 'bands': ['I1', 'I2']}, 'bands as a mapping'),
         ({**VIIRS, 'rgb': [], 'bands': {'I1': 0.64}}, "band 'I1': expected {wavelength"),
         ({**VIIRS, 'rgb': [], 'bands': {'I1': {'wavelength': 0.64, 'mean': 1}}}, r"missing \['std'\]"),
-        ({**VIIRS, 'rgb': [], 'bands': {'I1': {**RED_ROW, 'wavelength': 640}}}, 'nanometres'),
+        ({**VIIRS, 'rgb': [], 'bands': {'I1': {**RED_ROW, 'wavelength': 640}}}, 'nanometers'),
         ({**VIIRS, 'rgb': [], 'bands': {'I1': {**RED_ROW, 'wave': 1}}}, "unknown key 'wave'"),
         ({**VIIRS, 'rgb': [], 'bands': {'I1': {**RED_ROW, 'mean': 'high'}}}, "mean: expected a number, got 'high'"),
         ({**VIIRS, 'rgb': 'I1', 'bands': {'I1': RED_ROW}}, 'rgb: expected a list of names'),

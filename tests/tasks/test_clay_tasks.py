@@ -59,7 +59,7 @@ PAIRS: dict[str, tuple[Any, Any, TinyDataModule]] = {
     'change': (
         lambda: ClayChangeDetection('unet', TINY),
         lambda: ChangeDetection('fcsiamdiff', TU),
-        # stock tasks can't tell the dates apart, so neither has a time here
+        # stock tasks cannot tell the dates apart, so neither has a time here
         TinyDataModule(
             lambda i: {'mask': mask((1, 32, 32), 2, i)},
             (2, 3, 32, 32),
@@ -141,7 +141,7 @@ def test_plots_are_torchgeos(name: str, tmp_path: Path, monkeypatch: pytest.Monk
     assert len(shown) == 2
     target = 'label' if name == 'multiclass' else 'mask'
     assert shown[0]['prediction'].shape == shown[0][target].shape
-    torch.testing.assert_close(shown[0]['image'] / 255, data.samples[0]['image'])  # denormalised by its statistics
+    torch.testing.assert_close(shown[0]['image'] / 255, data.samples[0]['image'])  # denormalized by its statistics
 
 
 # what the model is told -----------------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def test_embedding_under_autocast_casts_weights_once() -> None:
     assert torch.nn.functional.cosine_similarity(plain, expected).min() >= 0.999
 
 
-def test_every_optimiser_is_fused() -> None:
+def test_every_optimizer_is_fused() -> None:
     model = ClayPretraining('clay_mae_tiny_patch8').model
     for optimizer in (published(model)[0], cosine(model, 10, 1e-4)[0], finetuning(model, 1e-4)):
         assert all(group['fused'] for group in optimizer.param_groups)

@@ -51,7 +51,7 @@ class TinyDataModule(BaseDataModule):
 
     train_dataloader = val_dataloader = test_dataloader = predict_dataloader = _loader
 
-    # batches as they are: there is nothing to augment or normalise
+    # batches as they are: there is nothing to augment or normalize
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         return batch
 

@@ -42,7 +42,7 @@ class _Step:
 
     number: int
     batches: list[_Batch]
-    bad: list[Tensor] = field(default_factory=list)  # () float, 1 where not finite on any rank; one per optimiser
+    bad: list[Tensor] = field(default_factory=list)  # () float, 1 where not finite on any rank; one per optimizer
 
     def describe(self, rank: int) -> str:
         """Name the step's batches: those whose loss is not finite, all if only gradients are not."""
@@ -61,7 +61,7 @@ class NonFiniteLoss(Callback):
     """
 
     def __init__(self, action: Literal['stop', 'skip'] = 'stop', most: int = 10, every_n_steps: int = 50) -> None:
-        """Initialise.
+        """Initialize a new NonFiniteLoss instance.
 
         Args:
             action: ``stop`` to end the run at the first bad step, ``skip`` to go on without it.
@@ -82,14 +82,14 @@ class NonFiniteLoss(Callback):
         self._steps: list[_Step] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse what can't skip a step on the device.
+        """Refuse optimizers that cannot skip a step on the device.
 
         Args:
             trainer: the trainer.
             pl_module: ignored.
 
         Raises:
-            ValueError: for float16, whose scaler skips such steps itself, or an optimiser that is not fused.
+            ValueError: for float16, whose scaler skips such steps itself, or an optimizer that is not fused.
         """
         if trainer.precision == '16-mixed':
             raise ValueError(
@@ -99,7 +99,7 @@ class NonFiniteLoss(Callback):
         for optimizer in trainer.optimizers:
             if not optimizer.defaults.get('fused'):
                 raise ValueError(
-                    f'NonFiniteLoss: expected an optimiser that can skip a step on the device, such as '
+                    f'NonFiniteLoss: expected an optimizer that can skip a step on the device, such as '
                     f'AdamW(fused=True), got {type(optimizer).__name__} without fused=True.'
                 )
 
@@ -116,14 +116,14 @@ class NonFiniteLoss(Callback):
         self._batches.append(_Batch(batch.get('sensor', 'a batch'), batch.get('index'), paths, loss.detach()))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Tell the optimiser, on the device, whether to leave the weights alone."""
+        """Set the optimizer's flag, on the device, that skips the step."""
         grads = [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
         finite = torch.stack([batch.loss.isfinite() for batch in self._batches]).all()
         finite = finite & get_total_norm(grads, norm_type=float('inf')).isfinite()
         bad = finite.logical_not().to(torch.float32)
         if trainer.world_size > 1:
             dist.all_reduce(bad, dist.ReduceOp.MAX)
-        optimizer.found_inf = bad  # type: ignore[attr-defined]  # read by fused optimisers, see torch.amp.GradScaler
+        optimizer.found_inf = bad  # type: ignore[attr-defined]  # read by fused optimizers, see torch.amp.GradScaler
         if not self._steps or self._steps[-1].batches is not self._batches:
             self._steps.append(_Step(trainer.global_step, self._batches))
         self._steps[-1].bad.append(bad)
@@ -138,11 +138,11 @@ class NonFiniteLoss(Callback):
             self._look(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at what is left."""
+        """Check the remaining steps."""
         self._look(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the optimisers as they were."""
+        """Reset the optimizers."""
         for optimizer in trainer.optimizers:
             if hasattr(optimizer, 'found_inf'):
                 del optimizer.found_inf

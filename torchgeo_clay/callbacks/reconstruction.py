@@ -38,7 +38,7 @@ def _mask_pixels(mask: Tensor, height: int, width: int) -> Tensor:
 def _stretch(images: list[Tensor]) -> list[NDArray[np.float64]]:
     """Scale (3, H, W) images to 0-1 by the 2nd and 98th percentile of the first.
 
-    Of all its channels together: to stretch each by itself would make a forest as colourful as a town.
+    All channels are stretched together; separately, a forest would look as colorful as a town.
     """
     low, high = (torch.nanquantile(images[0], q) for q in (0.02, 0.98))
     scale = (high - low).clamp(min=1e-6)
@@ -47,15 +47,15 @@ def _stretch(images: list[Tensor]) -> list[NDArray[np.float64]]:
 
 
 def _is_radar(sensor: Sensor) -> bool:
-    """Whether an image is two bands of backscatter, shown as VV, VH and their mean."""
+    """Return True for two bands of backscatter, shown as VV, VH and their mean."""
     return sensor.scale == 'db' and len(sensor) == 2
 
 
 def _to_rgb(image: Tensor, sensor: Sensor) -> Tensor:
-    """Three bands of a normalised image to show: (B, C, H, W) → (B, 3, H, W).
+    """Three bands of a normalized image for display: (B, C, H, W) → (B, 3, H, W).
 
-    Colours are shown in the sensor's units, as normalisation shifts each band by another amount; backscatter, whose
-    bands differ by 6 dB, is shown normalised.
+    Colors are shown in the sensor's units, as normalization shifts each band differently; backscatter, whose
+    bands differ by 6 dB, is shown normalized.
     """
     if sensor.rgb:
         mean, std = (torch.tensor(values)[:, None, None] for values in (sensor.mean, sensor.std))
@@ -66,14 +66,14 @@ def _to_rgb(image: Tensor, sensor: Sensor) -> Tensor:
 def plot_reconstruction(
     target: Tensor, reconstruction: Tensor, mask: Tensor, sensor: Sensor, gsd: Tensor, name: str | None = None
 ) -> Figure:
-    """Original, masked, and reconstructed images beside each other.
+    """Plot original, masked and reconstructed images side by side.
 
     Args:
-        target: (B, C, H, W) normalised.
-        reconstruction: (B, C, H, W) normalised, all patches predicted.
+        target: (B, C, H, W) normalized.
+        reconstruction: (B, C, H, W) normalized, all patches predicted.
         mask: (B, L), 1 where a patch was masked.
-        sensor: which bands they are. Without rgb bands the first band is shown in grey.
-        gsd: (B,) metres per pixel.
+        sensor: with these bands. Without rgb bands the first band is shown in gray.
+        gsd: (B,) meters per pixel.
         name: what the title calls the scenes; None for the sensor's name, which several folders may share.
 
     Returns:
@@ -139,7 +139,7 @@ class ReconstructionPlot(Callback):
         self._done.clear()
 
     def _due(self, trainer: Trainer) -> bool:
-        """Whether this validation is to be plotted."""
+        """Return True if this validation is plotted."""
         if not trainer.is_global_zero or trainer.sanity_checking:
             return False
         if trainer.state.fn != 'fit':

@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Callbacks that write what is predicted for whole scenes. Shapes: B chips, K channels, H × W pixels, D width."""
+"""Callbacks that write predictions of whole scenes. Shapes: B chips, K channels, H × W pixels, D width."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class SceneWriter(Callback, ABC):
         """Called on the first process once everything is written."""
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find what is done already: the weights are loaded and nothing is read yet.
+        """Find finished output, after the weights are loaded and before scenes are read.
 
         Raises:
             ValueError: for another datamodule, or a task or datamodule that do not fit this output.
-            OutputError: if other files are there, or the folder can't be written to.
+            OutputError: if other files exist, or the folder cannot be written to.
         """
         loader = trainer.predict_dataloaders
         if not isinstance(loader, SceneLoader):
@@ -67,7 +67,7 @@ class SceneWriter(Callback, ABC):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Write the units that are complete, and show chips per second beside the progress bar."""
+        """Write the units that are complete, and show chips per second in the progress bar."""
         assert self.output is not None
         self.output.add(outputs, batch)
         bar = trainer.progress_bar_callback
@@ -106,8 +106,8 @@ class EmbeddingWriter(SceneWriter):
     """Writes what :class:`~torchgeo_clay.tasks.ClayEmbedding` predicts as one GeoParquet file.
 
     Each unit of chips is written as soon as it is complete (see :class:`~torchgeo_clay.writers.PartStore`): a run that
-    was killed continues when started again, on any number of processes, and ends with the same table. Scenes that can't
-    be read are skipped as a whole and named; the run then ends with
+    was killed continues when started again, on any number of processes, and ends with the same table. Scenes that
+    cannot be read are skipped as a whole and named; the run then ends with
     :class:`~torchgeo_clay.inference.SkippedScenesError`, hence with an exit code other than 0.
     """
 
@@ -126,7 +126,7 @@ class EmbeddingWriter(SceneWriter):
             out: the file, which ends in ``.parquet``.
             precision: of the embeddings; ``int8`` comes with a column ``scale`` to multiply by.
             overwrite: whether a file or parts of another run are replaced.
-            on_skipped: whether scenes that can't be used are an error, after all others are written.
+            on_skipped: whether scenes that cannot be used are an error, after all others are written.
             quicklooks: whether to draw PNGs of the table into the folder ``OUT_quicklooks``, see
                 :func:`torchgeo_clay.writers.write_quicklooks`.
             patch_cogs: with ``pooling='patches'``, whether to write each scene's patches as a COG, too, into the
@@ -168,7 +168,7 @@ class RasterWriter(SceneWriter):
     Memory holds the rows of one window, whatever the scene's height.
 
     A map exists under its name once it is complete. A run that was killed continues with the other scenes when started
-    again. Scenes that can't be read are skipped and named; the run then ends with
+    again. Scenes that cannot be read are skipped and named; the run then ends with
     :class:`~torchgeo_clay.inference.SkippedScenesError`, hence with an exit code other than 0.
     """
 
@@ -193,7 +193,7 @@ class RasterWriter(SceneWriter):
             threshold: for a task with ``task='binary'``, the smallest probability of the second class.
             overwrite: whether maps of another run are replaced.
             any_sensor: whether to map scenes of sensors and bands that the model was not trained on.
-            on_skipped: whether scenes that can't be used are an error, after all others are written.
+            on_skipped: whether scenes that cannot be used are an error, after all others are written.
 
         Raises:
             ValueError: for values that are not among those named.

@@ -62,7 +62,7 @@ class SensorMetadata(Callback):
             sensor: name of a sensor, a :class:`torchgeo_clay.sensors.Sensor`, or the path of a sensor's YAML, for
                 batches without ``wavelength``; None if every batch has it.
             bands: bands of the channels, in order, by name or alias; None for all of the sensor.
-            gsd: metres per pixel of the images, for batches without ``res``; None if every batch has it. The
+            gsd: meters per pixel of the images, for batches without ``res``; None if every batch has it. The
                 sensor's nominal GSD is not assumed, as images may have been resampled.
 
         Raises:

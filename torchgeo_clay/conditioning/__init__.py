@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""What the model is given about a batch: the contract, the codes of time and place, the match with the images."""
+"""Metadata for the model: the batch contract, codes of time and place, checks against images."""
 
 from torchgeo_clay.conditioning.codes import LatLonOrder, encode_latlon, encode_time, on_host
 from torchgeo_clay.conditioning.contract import (

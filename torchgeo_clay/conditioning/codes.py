@@ -25,7 +25,7 @@ _WEEKS = 52  # the release divides the ISO week by 52, so week 53 lies a little 
 
 
 def on_host(tensor: Tensor) -> bool:
-    """Whether values can be read without a copy from a device and without breaking a trace."""
+    """Return True if values can be read without a copy from a device and without breaking a trace."""
     return not torch.compiler.is_compiling() and type(tensor) in (Tensor, torch.nn.Parameter) and tensor.is_cpu
 
 

@@ -40,7 +40,7 @@ def check_gsd(gsd: float | Tensor) -> None:
     """Raise unless the ground sampling distance is positive; values on a device are not read.
 
     Args:
-        gsd: metres per pixel, a float or (B,).
+        gsd: meters per pixel, a float or (B,).
 
     Raises:
         ValueError: for NaN, infinite, zero or negative values.
@@ -51,18 +51,18 @@ def check_gsd(gsd: float | Tensor) -> None:
     for value in values:
         if not (math.isfinite(value) and value > 0):
             raise ValueError(
-                f'gsd: expected positive metres per pixel, got {value}. GSD has no code for unknown: read it from the '
+                f'gsd: expected positive meters per pixel, got {value}. GSD has no code for unknown: read it from the '
                 "raster, or give it with gsd= (the sensor's nominal one only if the pixels were not resampled)."
             )
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the model is given about a batch besides its pixels.
+    """Metadata of a batch for the model.
 
     Attributes:
         wavelengths: (C,) central wavelengths, µm.
-        gsd: metres per pixel, a float or (B,).
+        gsd: meters per pixel, a float or (B,).
         time: (B, 4) code of :func:`encode_time`; None for unknown.
         latlon: (B, 4) code of :func:`encode_latlon`; None for unknown.
     """
@@ -80,7 +80,7 @@ class Conditioning:
         """Encode the metadata of a batch that follows the contract.
 
         Args:
-            batch: ``wavelength`` (B, C) or (C,) µm and ``res`` (B,) metres per pixel; if known ``lat`` and ``lon`` (B,)
+            batch: ``wavelength`` (B, C) or (C,) µm and ``res`` (B,) meters per pixel; if known ``lat`` and ``lon`` (B,)
                 degrees and ``time`` (B,) seconds UTC. The datamodules of this package check a batch before its
                 transfer and then add ``selection``; a batch without that key is checked here, where it is on the host.
             order: of the place code, as in :func:`encode_latlon`.
@@ -124,7 +124,7 @@ def check_batch(batch: Mapping[str, Any]) -> None:
         )
     if res is None:
         raise ValueError(
-            f"The batch has no 'res' in metres per pixel (keys: {sorted(batch)}). Give it with gsd=; there is no code "
+            f"The batch has no 'res' in meters per pixel (keys: {sorted(batch)}). Give it with gsd=; there is no code "
             'for an unknown ground sampling distance.'
         )
     if image is not None and wavelengths.shape[-1] != image.shape[-3]:
@@ -166,7 +166,7 @@ def match_images(
     Args:
         x: (B, C, H, W) normalized.
         wavelengths: (C,) µm.
-        gsd: metres per pixel, a float, (1,) or (B,).
+        gsd: meters per pixel, a float, (1,) or (B,).
         time: (B, 4) code; None for unknown.
         latlon: (B, 4) code; None for unknown.
         scope: used for each of these that is None.
@@ -236,14 +236,14 @@ _EXAMPLE = "SensorMetadata(sensor='sentinel-2-l2a', bands=['B04', 'B03', 'B02'],
 def batch_conditioning(
     batch: Mapping[str, Any], sensor: Sensor | None = None, gsd: float | None = None
 ) -> Conditioning:
-    """Return the conditioning of a batch: its own metadata, else what is fixed.
+    """Return the conditioning of a batch: its own metadata, else the given ones.
 
     Args:
-        batch: ``image`` (B, C, H, W) or (B, T, C, H, W); if known ``wavelength`` (B, C) or (C,) µm, ``res`` (B,) metres
+        batch: ``image`` (B, C, H, W) or (B, T, C, H, W); if known ``wavelength`` (B, C) or (C,) µm, ``res`` (B,) meters
             per pixel, ``lat`` and ``lon`` (B,) degrees, ``time`` (B,) seconds UTC. A time per date, (B, T), is left
             out where T > 1, as a stock task does not tell which date it shows the model.
         sensor: bands of a batch without ``wavelength``, in the channels' order.
-        gsd: metres per pixel of a batch without ``res``.
+        gsd: meters per pixel of a batch without ``res``.
 
     Returns:
         The conditioning, on the device of the images.
@@ -290,10 +290,10 @@ def _fixed_wavelengths(image: Tensor, sensor: Sensor | None) -> Tensor:
 
 
 def _fixed_gsd(image: Tensor, gsd: float | None) -> Tensor:
-    """The fixed GSD for every image: (B,) metres per pixel, on the device of the images."""
+    """The fixed GSD for every image: (B,) meters per pixel, on the device of the images."""
     if gsd is None:  # the sensor's nominal one would be a guess: the images may have been resampled
         raise ValueError(
-            "The batch has no 'res', and no gsd is fixed. Write the metres per pixel of the images into the trainer's "
+            "The batch has no 'res', and no gsd is fixed. Write the meters per pixel of the images into the trainer's "
             'callbacks: SensorMetadata(gsd=10). There is no code for an unknown ground sampling distance.'
         )
     return torch.full(image.shape[:1], gsd, dtype=torch.float32, device=image.device)
@@ -345,7 +345,7 @@ def task_conditioning(batch: Mapping[str, Any], scope: Conditioning | None, sees
         )
         raise ValueError(f'Expected images {expected}, got {tuple(image.shape)}. {remedy}')
     if not isinstance(image, Tensor) or image.ndim not in (4, 5):
-        return batch_conditioning(batch)  # which says what is wrong
+        return batch_conditioning(batch)  # which raises
     known = dict(batch)
     if scope is not None:
         if known.get('wavelength') is None:

@@ -33,7 +33,7 @@ class BioMasstersDataModule(NonGeoDataModule):
         num_workers: int = 0,
         **kwargs: Any,
     ) -> None:
-        """Initialise.
+        """Initialize a new BioMasstersDataModule instance.
 
         Args:
             batch_size: samples per batch.

@@ -27,13 +27,13 @@ __all__ = ('KeyedChips', 'SyntheticDataModule')
 
 
 class KeyedChips(Dataset[dict[str, Any]]):
-    """Chips by key; what is random in training is a function of (seed, epoch, number) and of nothing else."""
+    """Chips by key; all that is random in training is drawn from (seed, epoch, number)."""
 
     def __init__(self, chips: SyntheticChips, *, train: bool, seed: int = 0, hide_metadata: float = 0.0) -> None:
-        """Initialise.
+        """Initialize a new instance.
 
         Args:
-            chips: what is read.
+            chips: the chips.
             train: whether anything is random.
             seed: seed of the run.
             hide_metadata: share of the samples whose place and time are made unknown in training; 1 for always.
@@ -68,12 +68,12 @@ class KeyedChips(Dataset[dict[str, Any]]):
 class SyntheticDataModule(ResumableDataModule):
     """Chips of :class:`~torchgeo_clay.datasets.SyntheticScenes` with land cover or vegetation cover to predict.
 
-    Scenes that are there, such as those of pretraining, are used; else they are written. No scene lends chips to two of
+    Existing scenes, such as those of pretraining, are used; else they are written. No scene has chips in two of
     training, validation and test; the images of all, though not their labels, may have been pretrained on. Flips
     and hidden metadata are drawn from (seed, epoch, number of the chip), whatever the number of workers and devices.
 
     A batch holds what :class:`~torchgeo_clay.datasets.SyntheticChips` says, stacked, with ``wavelength`` (B, C) and
-    ``sensor``, a string; on the device ``image`` is normalised with the statistics of the sensor.
+    ``sensor``, a string; on the device ``image`` is normalized with the statistics of the sensor.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class SyntheticDataModule(ResumableDataModule):
         seed: int = 0,
         synthetic: dict[str, Any] | None = None,
     ) -> None:
-        """Initialise.
+        """Initialize a new instance.
 
         Args:
             root: folder of the scenes.
@@ -140,10 +140,10 @@ class SyntheticDataModule(ResumableDataModule):
         """Look for the chips and say how many there are.
 
         Args:
-            stage: ``fit``, ``validate``, ``test`` or ``predict``; what is predicted are the chips that test.
+            stage: ``fit``, ``validate``, ``test`` or ``predict``; the chips of the test are predicted.
 
         Raises:
-            ValueError: for whatever :class:`~torchgeo_clay.datasets.SyntheticChips` refuses, or a precision that can't
+            ValueError: for whatever :class:`~torchgeo_clay.datasets.SyntheticChips` refuses, or a precision that cannot
                 hold time and place.
         """
         check_precision(None if self.trainer is None else self.trainer.precision)
@@ -169,7 +169,7 @@ class SyntheticDataModule(ResumableDataModule):
             )
             setattr(self, f'{name}_dataset', chips)
             self._adopt(chips.sensor)
-            without = f', {chips.left_out} without a dominant class left out' if chips.left_out else ''
+            without = f', {chips.left_out} without a dominant class skipped' if chips.left_out else ''
             rank_zero_info(f'{name}: {len(chips)} chips of {len(chips.raster.scenes)} scenes of {self.sensor}{without}')
 
     def _adopt(self, sensor: Sensor) -> None:
@@ -193,7 +193,7 @@ class SyntheticDataModule(ResumableDataModule):
         return loader
 
     def train_dataloader(self) -> ResumableLoader:
-        """The loader of this rank's batches, which Lightning saves the position of; the last batch is left out.
+        """The loader of this rank's batches, whose position Lightning saves; an incomplete last batch is dropped.
 
         Returns:
             A loader that yields batches on the host, before :meth:`on_after_batch_transfer`.

@@ -29,7 +29,7 @@ class BioMasstersMonths(BioMassters):
         months: Sequence[str] | None = None,
         target_scale: float = 1.0,
     ) -> None:
-        """Initialise.
+        """Initialize a new instance.
 
         Args:
             root: folder of the data.

@@ -160,8 +160,8 @@ def _load(path: str) -> tuple[npt.NDArray[Any], dict[str, Code]]:
 class ClayChips(NonGeoDataset):
     """Clay's chip cubes of one sensor, with samples like those of ``SensorRaster.patch``.
 
-    Only paths are listed at first, as the release's training set has 70 million chips: a chip that can't be read raises
-    an error that names it when it is asked for.
+    Only paths are listed at first, as the release's training set has 70 million chips: a chip that cannot be
+    read raises an error that names it.
 
     Args:
         paths: ``.npz`` files and folders of them.
@@ -171,7 +171,7 @@ class ClayChips(NonGeoDataset):
         order: of the stored place codes, see :func:`place_of`.
         to_db: whether pixels are linear power, as in the release's Sentinel-1 chips, to be turned into decibels:
             values of zero or less become 1e-10, then 10·log10.
-        gsd: metres per pixel; None for the sensor's, at which Clay's chips are made.
+        gsd: meters per pixel; None for the sensor's, at which Clay's chips are made.
         transforms: called on each sample.
 
     Attributes:
@@ -193,7 +193,7 @@ class ClayChips(NonGeoDataset):
         gsd: float | None = None,
         transforms: Callable[[Sample], Sample] | None = None,
     ) -> None:
-        """Initialise; see the class."""
+        """Initialize a new ClayChips instance; see the class."""
         if order not in ('latlon', 'lonlat'):
             raise ValueError(f"order: expected 'latlon' or 'lonlat', got {order!r}.")
         whole = get_sensor(sensor)
@@ -226,7 +226,7 @@ class ClayChips(NonGeoDataset):
 
         Returns:
             ``image`` (C, H, W) in the chip's dtype, float32 for decibels; ``valid`` (1, H, W) bool, False where a value
-            is not finite (the image is 0 there); ``wavelength`` (C,) µm; ``res`` metres per pixel; ``lat``, ``lon``
+            is not finite (the image is 0 there); ``wavelength`` (C,) µm; ``res`` meters per pixel; ``lat``, ``lon``
             degrees; ``time`` seconds UTC, of a year that means nothing, see :func:`time_of`. Unknown is NaN.
 
         Raises:

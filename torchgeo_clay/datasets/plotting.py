@@ -17,10 +17,10 @@ def true_color(image: Tensor, sensor: Sensor, valid: Tensor | None = None) -> np
     """An image as its sensor's red, green and blue, each stretched between its 2nd and 98th percentile.
 
     Two bands, as of Sentinel-1, are shown with their mean as blue, as the release's teacher sees them; a sensor without
-    rgb bands is shown by its first band, in grey.
+    rgb bands is shown by its first band, in gray.
 
     Args:
-        image: (C, H, W) in any units; not finite values are left out.
+        image: (C, H, W) in any units; values that are not finite are ignored.
         sensor: with the image's bands.
         valid: (1, H, W), bool; None if all pixels are.
 

@@ -82,7 +82,7 @@ class SyntheticChips(NonGeoDataset):
     """Chips side by side of one sensor's synthetic scenes, for downstream tasks.
 
     Samples are those of :meth:`~torchgeo_clay.datasets.SensorRaster.patch`: ``image`` (C, H, W) in the sensor's units,
-    ``valid``, ``wavelength`` (C,) µm, ``res`` metres per pixel, ``lat``, ``lon`` degrees, ``time`` seconds UTC; and
+    ``valid``, ``wavelength`` (C,) µm, ``res`` meters per pixel, ``lat``, ``lon`` degrees, ``time`` seconds UTC; and
 
     * for ``classification``: ``label`` () int64, the land cover that most of the chip has, as position in
       :data:`~torchgeo_clay.simulator.CLASSES`. Chips where no class reaches ``min_share`` are left out: their
@@ -117,13 +117,13 @@ class SyntheticChips(NonGeoDataset):
         seed: int = 0,
         transforms: Callable[[Sample], Sample] | None = None,
     ) -> None:
-        """Initialise.
+        """Initialize a new SyntheticChips instance.
 
         Args:
             scenes: the scenes.
             sensor: name of one of their sensors.
             split: ``train``, ``val`` or ``test``.
-            task: what is to be learnt: ``classification``, ``segmentation`` or ``regression``.
+            task: ``classification``, ``segmentation`` or ``regression``.
             patch_size: pixels per side of a chip, at most the scenes' size.
             bands: names or aliases of the bands wanted, in the order wanted; None for all.
             min_share: share of a chip that its class must have at least, 0 to 1; for classification.
@@ -213,7 +213,7 @@ class SyntheticChips(NonGeoDataset):
         self.raster.close()
 
     def plot(self, sample: Sample, show_titles: bool = True, suptitle: str | None = None) -> Figure:
-        """Show a chip in true colour, with its mask and what was predicted.
+        """Plot a chip in true color, with its mask and prediction.
 
         Args:
             sample: of :meth:`__getitem__`, ``image`` in the sensor's units; ``prediction`` like ``mask`` or ``label``.

@@ -51,11 +51,11 @@ def effective_rank(embeddings: Embeddings, *, center: bool = False) -> float:
 
     Roy & Vetterli 2007, https://ieeexplore.ieee.org/document/7098875; as a measure of pretraining without labels it is
     RankMe of Garrido et al. 2023, https://arxiv.org/abs/2210.02885. It does not change with a rotation or a factor.
-    It can't be above N: compare tables of equal N, with N well above D.
+    It cannot be above N: compare tables of equal N, with N well above D.
 
     Args:
         embeddings: (N, D), see :func:`torchgeo_clay.evaluation.as_embeddings`.
-        center: whether to subtract the mean row first. The papers do not, but a mean row that is large beside the rest
+        center: whether to subtract the mean row first. The papers do not, but a mean row that is larger than the rest
             makes the figure small whatever the rest.
 
     Returns:

@@ -89,8 +89,8 @@ def embed(
     Raises:
         ValueError: for arguments that are out of range, or if no scene is left.
         SkippedScenesError: for files that could not be used, with ``on_skipped='raise'``.
-        CheckpointError: for weights that can't be used.
-        OutputError: if ``out`` can't be written, or holds another run.
+        CheckpointError: for weights that cannot be used.
+        OutputError: if ``out`` cannot be written, or holds another run.
     """
     task = ClayEmbedding(model, weights, pooling)
     names = [os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]

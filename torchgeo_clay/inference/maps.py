@@ -85,7 +85,7 @@ def probabilities_path(out: Path) -> Path:
 class MapStream:
     """A scene's map that takes blended rows as they come, and its probabilities if the style asks for them.
 
-    A map that can't be finished leaves no file. The map is renamed last, so where it exists, its probabilities do.
+    A map that cannot be finished leaves no file. The map is renamed last, so where it exists, its probabilities do.
     """
 
     def __init__(self, scene: Scene, out: Path, style: MapStyle, tags: dict[str, str]) -> None:
@@ -95,7 +95,7 @@ class MapStream:
             scene: the scene.
             out: the map.
             style: what it shows.
-            tags: text to write beside the pixels.
+            tags: metadata items of the file.
         """
         self.scene, self.out, self.style, self.tags = scene, out, style, tags
         self._stack = ExitStack()
@@ -117,7 +117,7 @@ class MapStream:
         self._stack.close()
 
     def drop(self) -> None:
-        """Remove what was written."""
+        """Remove the written files."""
         error = InterruptedError(f'{self.out} is not finished.')
         self._stack.__exit__(type(error), error, None)
 

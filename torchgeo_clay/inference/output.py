@@ -62,7 +62,7 @@ def report_skipped(failed: Mapping[str, str], written: str, on_skipped: OnSkippe
 
 
 class SceneOutput(ABC):
-    """What a run over scenes writes, unit by unit. A scene that can't be read is skipped as a whole.
+    """Output of a run over scenes, unit by unit. A scene that cannot be read is skipped as a whole.
 
     Call :meth:`begin` on one process and :meth:`start` on each, :meth:`add` for each batch, :meth:`finish` on one
     process when all have added theirs; :meth:`close` in any case.
@@ -83,12 +83,12 @@ class SceneOutput(ABC):
 
     @abstractmethod
     def begin(self) -> set[str]:
-        """Check the output folder, and return the keys of the units that are there already."""
+        """Check the output folder, and return the keys of the existing units."""
 
     def start(self, done: set[str]) -> None:
         """Skip the units that :meth:`begin` returned."""
         if done:
-            rank_zero_info(f'{len(done)} of {len(self.data.units)} parts are there already and not computed again.')
+            rank_zero_info(f'{len(done)} of {len(self.data.units)} parts exist already and are not computed again.')
         self.loader.skip(done)
         self.pending = {i: len(u.corners) for i, u in enumerate(self.loader.units) if u.key not in done}
         self.started = time.monotonic()
@@ -129,7 +129,7 @@ class SceneOutput(ABC):
 
     @abstractmethod
     def finish(self, failed: Mapping[str, str], missing: int) -> dict[str, str]:
-        """Finish the files of all processes, and log what was done.
+        """Finish the files of all processes, and log the numbers.
 
         Args:
             failed: as :attr:`failed`, of all processes.
@@ -140,7 +140,7 @@ class SceneOutput(ABC):
         """
 
     def close(self) -> None:
-        """Discard what is not complete, whatever ended the run."""
+        """Discard incomplete output, however the run ended."""
         for place in [*self.pending]:
             self.drop(place)
 

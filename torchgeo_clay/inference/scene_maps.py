@@ -92,7 +92,7 @@ def map_scenes(
         ValueError: for a model that is not trained or does not answer for every pixel, a style that does not fit it,
             arguments that are out of range, or if no scene is left.
         SkippedScenesError: for files that could not be used, with ``on_skipped='raise'``.
-        OutputError: if a map can't be written, or is there already.
+        OutputError: if a map cannot be written, or exists already.
     """
     model = _load(model_or_checkpoint) if isinstance(model_or_checkpoint, str | os.PathLike) else model_or_checkpoint
     names = [os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
@@ -221,10 +221,10 @@ class SceneMaps(SceneOutput):
         self.maps = 0
 
     def begin(self) -> set[str]:
-        """Find the maps that are there, remove what a killed run left, and skip scenes of other sensors.
+        """Find existing maps, remove remains of a killed run, and skip scenes of other sensors.
 
         Raises:
-            OutputError: if other files are there, or the folder can't be written to.
+            OutputError: if other files exist, or the folder cannot be written to.
             ValueError: if no scene is of a sensor that the model was trained on.
         """
         reasons = {unit.source: self._unknown_sensor(unit.sensor) for unit in self.data.units}
@@ -322,7 +322,7 @@ class SceneMaps(SceneOutput):
             self.open.pop(place)[1].drop()
 
     def finish(self, failed: Mapping[str, str], missing: int) -> dict[str, str]:
-        """Log what was done."""
+        """Log the numbers of maps."""
         more = f' {missing} maps are missing: run again to continue.' if missing else ''
         rank_zero_info(f'{self.maps} maps: {self.summary}.{more}')
         return dict(failed)

@@ -69,7 +69,7 @@ def grid_code(height: int, width: int, gsd: Tensor, dim: int) -> Tensor:
     Args:
         height: rows of the grid.
         width: columns of the grid.
-        gsd: (G,) metres per pixel; G is 1 for all samples alike, else B.
+        gsd: (G,) meters per pixel; G is 1 for all samples alike, else B.
         dim: width of the code, a multiple of 4.
 
     Returns:
@@ -97,7 +97,7 @@ def position_code(
     Args:
         height: rows of the grid.
         width: columns of the grid.
-        gsd: (1,) or (B,) metres per pixel.
+        gsd: (1,) or (B,) meters per pixel.
         time: (B, 4) code of the time; None for unknown (zeros).
         latlon: (B, 4) code of the place; None for unknown (zeros).
         batch: B, the number of samples.
@@ -199,7 +199,7 @@ class WaveKernels(nn.Module):
             wavelengths: (C,) µm.
 
         Returns:
-            Kernels (C, p·p·D), scaled, in the layout of whoever uses them, and the bias (D,) or None.
+            Kernels (C, p·p·D), scaled, in the layout of the caller, and the bias (D,) or None.
         """
         waves = wavelength_code(wavelengths, self.wave_dim).to(self.weight_tokens.dtype)  # (C, V)
         waves = waves + F.gelu(self.fc2(F.gelu(self.fc1(waves))))
@@ -277,7 +277,7 @@ class WavelengthPatchEmbed(nn.Module):
         return (-(-height // p), -(-width // p)) if self.dynamic_img_pad else (height // p, width // p)
 
     def pad(self, x: Tensor) -> Tensor:
-        """Pad to whole patches where asked, else refuse what is not a multiple.
+        """Pad to whole patches if ``dynamic_img_pad``, else refuse other sizes.
 
         Raises:
             ValueError: for a height or width that is zero or not a multiple of the patch size.
@@ -497,7 +497,7 @@ class Clay(ClayTrunk):
         Args:
             x: (B, C, H, W) normalized, as (pixel - mean) / std of the sensor.
             wavelengths: (C,) µm; None to take the scope's.
-            gsd: metres per pixel of these images, a float or (B,); None to take the scope's.
+            gsd: meters per pixel of these images, a float or (B,); None to take the scope's.
             time: (B, 4) code of :func:`torchgeo_clay.conditioning.encode_time`; None for the scope's, else unknown.
             latlon: (B, 4) code of :func:`torchgeo_clay.conditioning.encode_latlon`; None likewise.
 
@@ -642,7 +642,7 @@ class FoldedClay(ClayTrunk):
 
         Args:
             x: (B, C, H, W) normalized, with the bands it was folded for.
-            gsd: metres per pixel of these images, a float or (B,).
+            gsd: meters per pixel of these images, a float or (B,).
             time: (B, 4) code of :func:`torchgeo_clay.conditioning.encode_time`; None for unknown.
             latlon: (B, 4) code of :func:`torchgeo_clay.conditioning.encode_latlon`; None for unknown.
 

@@ -221,9 +221,9 @@ class MAEOutput(NamedTuple):
     """Output of a masked autoencoder.
 
     Attributes:
-        loss: () the weighted sum of the two losses; the reconstruction loss alone where there is no teacher.
+        loss: () the weighted sum of the two losses; the reconstruction loss without a teacher.
         reconstruction_loss: () scaled by ``loss_scale``.
-        representation_loss: () 1 - cosine to the teacher; zero where there is none.
+        representation_loss: () 1 - cosine to the teacher; zero without one.
         prediction: (B, M, C·p·p) pixels of the masked patches, in the order of their noise.
         mask: (B, L), 1 where a patch is masked.
     """
@@ -305,7 +305,7 @@ class ClayMAE(nn.Module):
         Args:
             x: (B, C, H, W) normalized; bands may have been dropped (zeroed).
             wavelengths: (C,) µm; None to take the scope's, see :meth:`Clay.forward`.
-            gsd: metres per pixel, a float or (B,); None likewise.
+            gsd: meters per pixel, a float or (B,); None likewise.
             time: (B, 4) code of the time; None for unknown.
             latlon: (B, 4) code of the place; None for unknown.
             noise: (B, L); the patches of the int(mask_ratio·L) smallest are masked. None to draw it.
@@ -320,7 +320,7 @@ class ClayMAE(nn.Module):
             Losses (float32), the prediction for the masked patches, and the mask.
 
         Raises:
-            ValueError: see :meth:`Clay.resolve`; for sizes that are not whole patches; where there is a teacher but
+            ValueError: see :meth:`Clay.resolve`; for sizes that are not whole patches; with a teacher but
                 neither ``rgb`` nor ``teacher_target``.
         """
         conditioning = self.encoder.resolve(x, wavelengths, gsd, time, latlon)

@@ -99,7 +99,7 @@ def _create(
         feature_cfg['output_stride'] = kwargs.pop('output_stride')
 
     def build(in_chans: int, dynamic_img_size: bool = True, **model_kwargs: Any) -> Clay:
-        """Build without what timm and smp always pass: a number of channels, of which Clay takes any, and True."""
+        """Build without two arguments that timm and smp always pass: any number of channels, and True."""
         refused = {} if dynamic_img_size else {'dynamic_img_size': False}
         return builder(weights, **refused, **model_kwargs)
 

@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Sensors: wavelengths in µm, statistics in the sensor's own units, ground sampling distance in metres.
+"""Sensors: wavelengths in µm, statistics in the sensor's own units, ground sampling distance in meters.
 
 The nine sensors of :data:`SENSORS` carry the numbers that Clay v1.5 was trained with
 (``configs/metadata.yaml`` of https://github.com/Clay-foundation/model, named in the release document).

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 __all__ = ('Band', 'check_wavelengths', 'fold', 'suggest')
 
-#: Longest wavelength accepted, µm. Thermal infrared ends near 15 µm; values above are in nanometres (an error also of
+#: Longest wavelength accepted, µm. Thermal infrared ends near 15 µm; values above are in nanometers (an error also of
 #: Clay's own docs) or radar wavelengths, for which Clay uses the tokens 3.5 and 4.0.
 MAX_WAVELENGTH = 100.0
 
 
 def check_wavelengths(wavelengths: Iterable[float], where: str = 'wavelengths') -> None:
-    """Raise unless all wavelengths can be micrometres.
+    """Raise unless all wavelengths can be micrometers.
 
     Args:
         wavelengths: central wavelengths, µm.
@@ -31,7 +31,7 @@ def check_wavelengths(wavelengths: Iterable[float], where: str = 'wavelengths') 
             raise ValueError(f'{where}: expected positive, finite wavelengths in µm, got {value}.')
         if value > MAX_WAVELENGTH:
             raise ValueError(
-                f'{where}: expected micrometres, got {value:g}. Is it in nanometres? Then divide by 1000 '
+                f'{where}: expected micrometers, got {value:g}. Is it in nanometers? Then divide by 1000 '
                 '(665 nm is 0.665 µm). Radar bands have no optical wavelength: Clay knows VV as 3.5 and VH as 4.0.'
             )
 

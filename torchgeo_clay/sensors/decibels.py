@@ -11,12 +11,12 @@ from torchgeo_clay.sensors.sensor import Sensor
 
 __all__ = ('check_to_db', 'to_decibels')
 
-#: Power that stands for no return at all, from the release's data module: -100 dB.
+#: Power of no return, from the release's data module: -100 dB.
 _LEAST_POWER = 1e-10
 
 
 def check_to_db(sensor: Sensor, to_db: bool) -> None:
-    """Raise where decibels are asked for of a sensor that is not in decibels.
+    """Raise for decibels of a sensor that is not in decibels.
 
     Args:
         sensor: the sensor.

@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""A sensor: its bands, in order, and its ground sampling distance in metres per pixel.
+"""A sensor: its bands, in order, and its ground sampling distance in meters per pixel.
 
 Shapes: B samples, T dates, C bands, H × W pixels.
 """
@@ -31,7 +31,7 @@ class Sensor:
 
     Attributes:
         name: the sensor's name; also the name of its folder of training data.
-        gsd: nominal ground sampling distance, metres per pixel.
+        gsd: nominal ground sampling distance, meters per pixel.
         bands: the bands, in the order of the training data.
         rgb: names of the bands shown as red, green and blue (empty if there are none).
         loss_scale: factor on the sensor's reconstruction loss (0.1 for MODIS in the release).
@@ -52,7 +52,7 @@ class Sensor:
             ValueError: for a GSD that is not positive, no bands, names or aliases used twice, or an unknown rgb band.
         """
         if not (math.isfinite(self.gsd) and self.gsd > 0):
-            raise ValueError(f'sensor {self.name!r}: expected a positive gsd in metres per pixel, got {self.gsd}.')
+            raise ValueError(f'sensor {self.name!r}: expected a positive gsd in meters per pixel, got {self.gsd}.')
         if not (math.isfinite(self.loss_scale) and self.loss_scale > 0):
             raise ValueError(f'sensor {self.name!r}: expected a positive loss_scale, got {self.loss_scale}.')
         if self.scale not in ('linear', 'db'):

@@ -2,8 +2,8 @@
 
 """The layout of a synthetic landscape: which class lies where, H = W = size pixels.
 
-Terrain is fractal and looks alike at every scale; built objects have a size in metres. So coasts, woods and snow are
-drawn in pixels, and parcels, blocks and roads in metres as long as the sensor can resolve them: at least 16 pixels a
+Terrain is fractal and looks alike at every scale; built objects have a size in meters. So coasts, woods and snow are
+drawn in pixels, and parcels, blocks and roads in meters as long as the sensor can resolve them: at least 16 pixels a
 field and at most a third of the scene. At MODIS' 500 m the "fields" are therefore farming districts of 8 km, and at
 LINZ' 0.5 m they are gardens and paddocks of some 40 m.
 """
@@ -20,7 +20,7 @@ from torchgeo_clay.simulator.places import Biome
 
 __all__ = ('Layout', 'grow', 'make_layout')
 
-_FIELD, _BLOCK, _BUILDING = 400.0, 90.0, 18.0  # lengths in metres
+_FIELD, _BLOCK, _BUILDING = 400.0, 90.0, 18.0  # lengths in meters
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def make_layout(rng: np.random.Generator, biome: Biome, gsd: float, size: int) -
     Args:
         rng: source of randomness.
         biome: shares of the classes.
-        gsd: metres per pixel.
+        gsd: meters per pixel.
         size: height and width, pixels.
     """
     elevation = fractal(rng, size, 3.4)

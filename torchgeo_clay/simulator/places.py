@@ -87,7 +87,7 @@ class Setting:
         lon: degrees east of the center, WGS84.
         time: acquisition, UTC, whole seconds.
         crs: of the raster.
-        transform: of the raster, metres.
+        transform: of the raster, meters.
     """
 
     biome: Biome

@@ -37,7 +37,7 @@ class SyntheticScenes:
     vary by scene. Places are near real ones of their biome, in the CRS of the product.
 
     Limits: scenes of different sensors share biomes and places, but not the ground; terrain is the same fractal at
-    0.5 m and at 500 m, and only fields, houses and roads have a size in metres (see ``simulator/landscape.py``);
+    0.5 m and at 500 m, and only fields, houses and roads have a size in meters (see ``simulator/landscape.py``);
     spectra are approximate. The scenes are for trying out, testing and comparing, not for learning about the Earth.
 
     Layout, with one folder of images per sensor, as the pretraining datamodule expects::

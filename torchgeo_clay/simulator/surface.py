@@ -129,7 +129,7 @@ def make_surface(rng: np.random.Generator, layout: Layout, season: float, relief
         layout: the ground plan.
         season: 0 in deep winter to 1 in high summer.
         relief: contrast of the hill shading, 0 to 1.
-        gsd: metres per pixel.
+        gsd: meters per pixel.
     """
     size = layout.label.shape[0]
     shares = np.zeros((len(Material), size, size), dtype=np.float32)

@@ -56,7 +56,7 @@ class ClayEmbedding(BaseTask):
 
         Raises:
             ValueError: for an unknown model or pooling, or no weights.
-            CheckpointError: for weights that can't be used.
+            CheckpointError: for weights that cannot be used.
         """
         if model not in builders.ENCODERS:
             raise ValueError(f'model: expected one of {", ".join(sorted(builders.ENCODERS))}, got {model!r}.')

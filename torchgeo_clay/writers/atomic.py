@@ -13,7 +13,7 @@ __all__ = ('OutputError', 'atomic', 'check_writable')
 
 
 class OutputError(ValueError):
-    """A file can't be written; the message names it, the reason and the remedy."""
+    """A file cannot be written; the message names it, the reason and the remedy."""
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         The path to write to; deleted after an exception.
 
     Raises:
-        OutputError: if the folder can't be written to or the disk is full.
+        OutputError: if the folder cannot be written to or the disk is full.
     """
     path = Path(path)
     partial = path.with_name(f'.{path.stem}.{os.getpid()}.partial{path.suffix}')
@@ -55,7 +55,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def _sync_folder(folder: Path) -> None:
     """Flush a folder's entries to disk, so that a new name survives a loss of power."""
-    if os.name != 'posix':  # elsewhere a folder can't be opened
+    if os.name != 'posix':  # other systems cannot open a folder
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -71,7 +71,7 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
         folder: the folder.
 
     Raises:
-        OutputError: if that can't be done.
+        OutputError: if it cannot be written to.
     """
     folder = Path(folder)
     try:

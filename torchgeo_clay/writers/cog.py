@@ -52,7 +52,7 @@ class Layout:
         names: of the bands.
         classes: names of the values 0, 1, … of a map of classes.
         colors: of these values, red, green and blue from 0 to 255.
-        tags: text to write beside the pixels.
+        tags: metadata items of the file.
     """
 
     height: int
@@ -93,7 +93,7 @@ class Layout:
 class CogStream:
     """A COG written row by row; memory does not grow with its height.
 
-    GDAL can only write a COG from another raster: rows go to a plain GeoTIFF beside it first, which is deleted at the
+    GDAL can only write a COG from another raster: rows go to a temporary plain GeoTIFF first, which is deleted at the
     end. The COG itself is written atomically.
 
     Example::
@@ -117,7 +117,7 @@ class CogStream:
         """Open the plain raster.
 
         Raises:
-            OutputError: if it can't be made.
+            OutputError: if it cannot be created.
         """
         layout = self.layout
         try:
@@ -166,7 +166,7 @@ class CogStream:
         """Make the COG, unless an exception was raised.
 
         Raises:
-            OutputError: if it can't be written.
+            OutputError: if it cannot be written.
         """
         assert self._file is not None
         try:

@@ -4,7 +4,7 @@
 
 A table is written at once, or in parts, so that a killed run continues and several processes write at once: beside
 ``OUT.parquet`` the folder ``OUT.parquet.parts`` holds one file per part, each written atomically, and ``run.json``,
-which identifies the run. When all parts are there they become one file and the folder is removed.
+which identifies the run. When complete they become one file and the folder is removed.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def write_geoparquet(
 
     Raises:
         ValueError: if there is no row.
-        OutputError: if the file can't be written.
+        OutputError: if the file cannot be written.
     """
     seen: tuple[set[str], list[npt.NDArray[np.float64]]] = set(), []
     count = 0
@@ -292,10 +292,10 @@ class PartStore:
             overwrite: whether a table or parts of another run are deleted.
 
         Returns:
-            Whether the table is there already, complete and of this run.
+            True if a complete table of this run exists.
 
         Raises:
-            OutputError: if another table or parts of another run are there, or the folder can't be written to.
+            OutputError: if another table or parts of another run exist, or the folder cannot be written to.
         """
         check_writable(self.path.parent)
         if self.path.exists() and not overwrite:
@@ -334,7 +334,7 @@ class PartStore:
             )
 
     def done(self) -> set[str]:
-        """Return the keys of the parts that are there."""
+        """Return the keys of the existing parts."""
         return {path.stem for path in self.folder.glob('*.parquet') if not path.name.startswith('.')}
 
     def write(self, key: str, table: pa.Table) -> None:
@@ -345,7 +345,7 @@ class PartStore:
             table: its rows.
 
         Raises:
-            OutputError: if it can't be written.
+            OutputError: if it cannot be written.
         """
         with atomic(self.folder / f'{key}.parquet') as partial:
             pq.write_table(table, partial, compression='zstd')
@@ -362,7 +362,7 @@ class PartStore:
             The number of rows.
 
         Raises:
-            OutputError: if the file can't be written.
+            OutputError: if the file cannot be written.
             ValueError: if no row is left.
         """
         wanted = [key for key, source in parts.items() if source not in failed]

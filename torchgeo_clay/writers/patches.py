@@ -24,10 +24,10 @@ def write_patch_cogs(
 ) -> list[Path]:
     """Write the embeddings of each scene's patches as a COG of one pixel per patch.
 
-    Values are collected in a file beside the COG, not in memory.
+    Values are collected in a temporary file next to the COG, not in memory.
 
     Args:
-        folder: of the COGs, ``NAME_i.tif`` for the ith scene; those that are there are replaced.
+        folder: of the COGs, ``NAME_i.tif`` for the ith scene; existing ones are replaced.
         table: embeddings of every patch, of :func:`torchgeo_clay.writers.write_geoparquet`.
         scenes: of :class:`torchgeo_clay.datasets.Scene`; those that are not in the table are skipped.
         patch_size: pixels per side of a patch.
@@ -37,7 +37,7 @@ def write_patch_cogs(
 
     Raises:
         ValueError: if the table's rows are no patches.
-        OutputError: if a COG can't be written.
+        OutputError: if a COG cannot be written.
     """
     if (pooling := read_metadata(table).get('pooling')) != 'patches':
         raise ValueError(f'{os.fspath(table)}: expected embeddings of every patch, pooling: patches, got {pooling!r}.')

@@ -71,7 +71,7 @@ def pca_picture(values: Floats, rows: Ints, cols: Ints, low: Floats, high: Float
         high: (3,) shown as 255.
 
     Returns:
-        (rows, columns, 4), a pixel per window; transparent where there is none.
+        (rows, columns, 4), a pixel per window; transparent elsewhere.
     """
     (every_row, y), (every_col, x) = (np.unique(axis, return_inverse=True) for axis in (rows, cols))
     picture = np.zeros((len(every_row), len(every_col), 4), np.uint8)
@@ -94,7 +94,7 @@ def write_quicklooks(table: str | os.PathLike[str], folder: str | os.PathLike[st
 
     Raises:
         ValueError: if embeddings have less than three dimensions.
-        OutputError: if the folder can't be written to.
+        OutputError: if the folder cannot be written to.
     """
     basis = principal_components(table, 3)
     parts = [(scores(e, *basis), s, r, c) for e, s, r, c in embedding_batches(table)]

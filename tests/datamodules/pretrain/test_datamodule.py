@@ -123,7 +123,7 @@ def test_batches(datamodule):
     assert sensors.count('naip') == sensors.count('linz') == len(loader) // 2
 
 
-def test_pixels_without_data_are_zero_after_normalising(tmp_path, scene):
+def test_pixels_without_data_are_zero_after_normalizing(tmp_path, scene):
     scene(tmp_path / 'naip/a.tif', size=(64, 64), nodata=-9999, holes=np.arange(64)[:, None] % 4 == 0)
     data = ClayPretrainDataModule(tmp_path, **OPTIONS)
     data.setup('fit')

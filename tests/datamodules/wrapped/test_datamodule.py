@@ -82,7 +82,7 @@ def chips(aug=None, batch_size=4, **kwargs):
 
 
 @L1C
-def test_eurosat_is_normalised_once_by_the_sensor(eurosat_root):
+def test_eurosat_is_normalized_once_by_the_sensor(eurosat_root):
     datamodule = SensorDataModule(EuroSATDataModule(root=eurosat_root, batch_size=2), 'sentinel-2-l2a')
     raw, batch = batches(datamodule, 'val')
     folder = eurosat_root / EuroSAT.base_dir
@@ -139,7 +139,7 @@ def sequence(*transforms, **kwargs):
     ],
     ids=['plain', 'images', 'nested', 'none', 'no kornia'],
 )
-def test_wherever_the_normalisation_hides(aug):
+def test_wherever_the_normalization_hides(aug):
     raw, batch = batches(SensorDataModule(chips(aug), 'naip', gsd=1))
     np.testing.assert_allclose(batch['image'].numpy(), normalized(raw['image'], NAIP), atol=1e-6)
 

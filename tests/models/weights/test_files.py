@@ -90,7 +90,7 @@ def test_plain_state_dict(tmp_path: Path, contents: dict[str, object]) -> None:
 
 
 def test_lightning_checkpoint(tmp_path: Path) -> None:
-    """One written by a run: hyperparameters, optimiser, scheduler, callback and data module states."""
+    """One written by a run: hyperparameters, optimizer, scheduler, callback and data module states."""
 
     class Module(lightning.LightningModule):
         def __init__(self, lr: float = 0.1, betas: tuple[float, float] = (0.9, 0.95), name: str | None = None) -> None:

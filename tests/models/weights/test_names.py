@@ -228,7 +228,7 @@ def test_safetensors_leaves_the_head(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float64])
 def test_dtype_of_the_model(tmp_path: Path, dtype: torch.dtype) -> None:
-    """A half precision checkpoint becomes a float32 model, unless another dtype is asked for."""
+    """A half precision checkpoint becomes a float32 model, unless another dtype is selected."""
     mae = small_mae().to(dtype)
     path = released_file(tmp_path / 'half.ckpt', mae)
     with torch.device('meta'):
@@ -411,7 +411,7 @@ def test_teacher_in_the_file_outweighs_its_name(tmp_path: Path) -> None:
 
 
 def test_teacher_with_computed_buffers(tmp_path: Path) -> None:
-    """A teacher whose buffers are no file's can't come from the file: an error, not a teacher without numbers."""
+    """A teacher whose buffers are no file's cannot come from the file: an error, not a teacher without numbers."""
     mae = small_mae()
     state = released_layout(mae) | {f'model.teacher.{k}': v for k, v in nn.Linear(2, 16).state_dict().items()}
     torch.save({'state_dict': state}, tmp_path / 'file.ckpt')

@@ -296,7 +296,7 @@ def test_no_digest(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_digest_where_the_cache_has_no_links(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on Windows: files are not called by their digest, so the Hub is asked for it."""
+    """As on Windows: files are not called by their digest, so the Hub is selected it."""
     monkeypatch.setattr('huggingface_hub.file_download.are_symlinks_supported', lambda *_, **__: False)
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_DISABLE_SYMLINKS_WARNING', True)
     path = WEIGHTS.fetch()

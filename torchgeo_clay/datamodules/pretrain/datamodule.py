@@ -38,9 +38,9 @@ class ClayPretrainDataModule(ResumableDataModule):
 
     * ``image`` (B, C, H, W) float32, normalized, hidden bands and pixels without data zero
     * ``target`` (B, C, H, W) float32, the same without hidden bands
-    * ``valid`` (B, 1, H, W) bool, where there is data · ``band_mask`` (B, C) bool, False for hidden bands
+    * ``valid`` (B, 1, H, W) bool, False for nodata · ``band_mask`` (B, C) bool, False for hidden bands
     * ``noise`` (B, L) float32, whose smallest values are masked
-    * ``wavelength`` (B, C) µm · ``res`` (B,) metres per pixel, float32
+    * ``wavelength`` (B, C) µm · ``res`` (B,) meters per pixel, float32
     * ``lat``, ``lon`` (B,) degrees WGS84 · ``time`` (B,) seconds UTC, float64, NaN for unknown
     * ``index`` (B,) int64, number of the sample · ``sensor`` name of the folder, a string
     * ``selection``, the :class:`~torchgeo_clay.sensors.Sensor` whose bands are the channels
@@ -108,11 +108,11 @@ class ClayPretrainDataModule(ResumableDataModule):
         self._loaders: list[PlannedLoader] = []
 
     def prepare_data(self) -> None:
-        """Write the simulated scenes, if asked for. Called by one process only."""
+        """Write the simulated scenes, if ``synthetic``. Called by one process only."""
         self._images()
 
     def _images(self) -> str | os.PathLike[str]:
-        """Return the folder of the sensors' folders, and write simulated scenes to it where they are asked for."""
+        """Return the folder of the sensors' folders, and write simulated scenes to it if ``synthetic``."""
         if self.synthetic is False:
             return self.root
         return SyntheticScenes(self.root, **({} if self.synthetic is True else self.synthetic)).images

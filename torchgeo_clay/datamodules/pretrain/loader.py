@@ -158,7 +158,7 @@ class ResumableLoader(PlannedLoader):
             dataset: see :class:`PlannedLoader`.
             plan: see :class:`PlannedLoader`.
             identity: all the plan depends on but the epoch, in plain types; a resumed run must have the same.
-            trainer: tells which batches were trained on; None counts those handed out.
+            trainer: it knows which batches were trained on; None counts those handed out.
             **kwargs: see :class:`PlannedLoader`.
         """
         super().__init__(dataset, plan, **kwargs)

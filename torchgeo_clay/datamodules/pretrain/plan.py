@@ -104,8 +104,8 @@ def count_batches(sizes: Mapping[str, int], global_batch: int, shares: Shares = 
         Sensor → number of batches, each at least 1.
 
     Raises:
-        ValueError: for a sensor that doesn't fill one batch, unknown shares, or weights that are not positive or
-            don't name exactly the sensors.
+        ValueError: for a sensor that does not fill one batch, unknown shares, or weights that are not positive or
+            do not name exactly the sensors.
     """
     if not sizes:
         raise ValueError('Expected at least one sensor with samples, got none.')
@@ -241,7 +241,7 @@ def rank_part(keys: list[PatchKey], rank: int, world_size: int) -> list[PatchKey
         call.
 
     Raises:
-        ValueError: if ``rank`` isn't one of ``world_size`` ranks.
+        ValueError: if ``rank`` is not one of ``world_size`` ranks.
     """
     if not 0 <= rank < world_size:
         raise ValueError(f'Expected a rank from 0 to {world_size - 1}, got {rank}.')

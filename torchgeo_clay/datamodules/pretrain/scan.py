@@ -162,7 +162,7 @@ class ScannedFolder:
         sources: what the scenes are read from.
         regions: the scenes that patches are taken from.
         skipped: path and reason of each file that is not used.
-        gsd: metres per pixel, of rasters where they were looked at.
+        gsd: meters per pixel, of rasters where they were looked at.
         times: seconds UTC of the rasters; chips know a week and no year.
         weights: see :class:`~torchgeo_clay.datamodules.pretrain.regions.SensorScenes`.
     """

@@ -107,7 +107,7 @@ class TargetStore:
             save_file({'key': key, 'target': targets.float()}, partial, {'about': json.dumps(self.about)})
 
     def find(self, keys: Sequence[bytes]) -> NDArray[np.int64]:
-        """Look through all parts that are there now.
+        """Search all existing parts.
 
         Args:
             keys: n of :func:`chip_key`.
@@ -198,7 +198,7 @@ class ChipTargets:
         if chip_key(path, self.root) != self.keys.get(chip):
             raise SceneError(
                 f"{path}: the chip's pixels are not those its teacher's target was computed of: it has changed since "
-                'the run began. Start the run again, which computes the target anew.'
+                'the run began. Start the run again, which computes the target again.'
             )
         part, row = self._where.get(chip, (_MISSING, 0))
         if part == _MISSING:

@@ -41,7 +41,7 @@ class SensorDataModule(BaseDataModule):
     sensor's, applied once, after the augmentation, on the device. A batch has the datamodule's keys and
 
     * ``image`` (B, C, H, W) or (B, T, C, H, W) float32, (x - mean) / std of the sensor
-    * ``wavelength`` (B, C) µm · ``res`` (B,) metres per pixel, following resizes and crops
+    * ``wavelength`` (B, C) µm · ``res`` (B,) meters per pixel, following resizes and crops
     * ``lat``, ``lon`` (B,) degrees WGS84 of the chip's center before augmentation · ``time`` (B,) or (B, T) seconds
       UTC; all float64, NaN for unknown
     * ``sensor`` its name, and ``selection``, the :class:`~torchgeo_clay.sensors.Sensor` whose bands are the channels
@@ -80,7 +80,7 @@ class SensorDataModule(BaseDataModule):
             sensor: name of a sensor, a :class:`~torchgeo_clay.sensors.Sensor`, the path of a sensor's YAML, or
                 ``dataset`` for one made of the dataset's own band names and wavelengths.
             bands: see :class:`~torchgeo_clay.datasets.SensorDataset`, as for the arguments up to ``to_db``.
-            gsd: metres per pixel of the stored images; None to read it.
+            gsd: meters per pixel of the stored images; None to read it.
             channels: names of the dataset's channels, in its order.
             rename: keys of the dataset → keys of the batch contract.
             scale: factor to the sensor's units.

@@ -190,7 +190,7 @@ class _Raster:
 
 @functools.lru_cache(maxsize=65536)
 def _raster(path: str) -> _Raster | None:
-    """A file's georeferencing, read once per process; None where rasterio can't open it."""
+    """A file's georeferencing, read once per process; None where rasterio cannot open it."""
     try:
         with open_raster(path) as file:
             crs, transform, _ = georeferencing(file)

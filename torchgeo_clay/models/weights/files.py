@@ -30,7 +30,7 @@ class CheckpointError(ValueError):
 
 
 class Archive:
-    """The tensors of a weights file, read when asked for.
+    """The tensors of a weights file, read on request.
 
     Attributes:
         path: the file.

@@ -247,7 +247,7 @@ def read_encoder(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def holds_teacher(path: str | os.PathLike[str]) -> bool:
-    """Whether a checkpoint holds a teacher's weights."""
+    """Return True if a checkpoint holds a teacher's weights."""
     return any(re.search(r'(^|\.)teacher\.', k) for k in Archive(path).shapes)
 
 
