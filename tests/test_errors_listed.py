@@ -16,7 +16,7 @@ _HELPS = re.compile(
     r'\b(expected|got|give|use|choose|write|read|copy|put|known|released|install|must|needs?|missing|contradict|'
     r'could not|there (is|are)|holds?|readable|more than once|no scene|look|resume|call|passed over|describe|'
     r'name|say|wrap|keep|fetch|start|expects|unexpected|convert|once is right|not found|zero bytes|is for|taken as|'
-    r'damaged|not with|takes?|please|has|its|since)\b',
+    r'damaged|not with|takes?|please|has|its|since|using)\b',
     re.IGNORECASE,
 )
 

@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Draw the README's picture: a real scene, its reconstruction, its embeddings as colours, and a map of them.
+"""Draw the README's picture: a real scene, its reconstruction, its embeddings as colors, and a map of them.
 
     python docs/scripts/arrange_real.py ../shared/data/real data/real-arranged
     OMP_NUM_THREADS=1 torchgeo fit --config configs/clay_pretrain_folders.yaml --data.root data/real-arranged \
@@ -45,7 +45,7 @@ from torchgeo_clay.writers.quicklook import principal_components, scores
 
 _SENSOR = 'sentinel-2-l2a'
 _WINDOW = 112  # pixels, as in training
-_PALETTE = ListedColormap(['#0072B2', '#E69F00', '#009E73', '#F0E442', '#CC79A7'])  # for colour-blind eyes, too
+_PALETTE = ListedColormap(['#0072B2', '#E69F00', '#009E73', '#F0E442', '#CC79A7'])  # for color-blind eyes, too
 
 
 def statistics(sensor: Sensor) -> tuple[Tensor, Tensor]:
@@ -97,28 +97,28 @@ def embed(checkpoint: str, scene: Path, classes: int) -> tuple[npt.NDArray[np.fl
     found = KMeans(classes, n_init=3, random_state=0).fit_predict(embeddings)
     low, high = np.percentile(values, [2, 98], axis=0)
     side = round(len(values) ** 0.5)  # the scene is square
-    colours = np.clip((values - low) / (high - low), 0, 1).reshape(side, side, 3)
-    return colours.astype(np.float32), found.reshape(side, side)
+    colors = np.clip((values - low) / (high - low), 0, 1).reshape(side, side, 3)
+    return colors.astype(np.float32), found.reshape(side, side)
 
 
 def shown(image: Tensor, sensor: Sensor, like: Tensor) -> npt.NDArray[np.float64]:
-    """True colour (H, W, 3), stretched as another image is; grey where nothing is known."""
+    """True color (H, W, 3), stretched as another image is; grey where nothing is known."""
     bands = list(sensor.rgb_indices)
     low, high = (torch.quantile(like[bands].flatten(1).double(), q, dim=1)[:, None, None] for q in (0.02, 0.98))
     stretched = ((image[bands] - low) / (high - low)).clamp(0, 1) ** 0.7  # dark woods are no black
     return rearrange(stretched.nan_to_num(0.8), 'k h w -> h w k').numpy()
 
 
-def draw(panels: list[tuple[str, npt.NDArray[np.generic]]], metres: float, path: Path) -> None:
+def draw(panels: list[tuple[str, npt.NDArray[np.generic]]], meters: float, path: Path) -> None:
     """Panels beside each other, with a bar of 500 m in the first."""
     figure = Figure(figsize=(16, 3.5), layout='constrained')
     grid: npt.NDArray[np.object_] = figure.subplots(1, len(panels), squeeze=False)[0]
     axes: Axes
     for axes, (title, picture) in zip(grid, panels, strict=True):
-        edge = 0 if picture.shape[0] * 10 == metres else 70  # the middles of chips begin 70 m inside
-        extent = (edge, metres - edge, edge, metres - edge)
+        edge = 0 if picture.shape[0] * 10 == meters else 70  # the middles of chips begin 70 m inside
+        extent = (edge, meters - edge, edge, meters - edge)
         axes.imshow(picture, cmap=_PALETTE, extent=extent, interpolation='nearest')
-        axes.set(xlim=(70, metres - 70), ylim=(70, metres - 70), xticks=[], yticks=[])
+        axes.set(xlim=(70, meters - 70), ylim=(70, meters - 70), xticks=[], yticks=[])
         axes.set_title(title, fontsize=13)
         for spine in axes.spines.values():
             spine.set_visible(False)
@@ -141,12 +141,12 @@ def main() -> None:
     raster = SensorRaster(arguments.scene, _SENSOR)
     task = ClayPretraining.load_from_checkpoint(arguments.checkpoint, weights_only=False).eval()
     original, seen, completed = reconstruct(task, raster)
-    colours, classes = embed(arguments.checkpoint, arguments.scene, arguments.classes)
+    colors, classes = embed(arguments.checkpoint, arguments.scene, arguments.classes)
     panels = [
         ('scene', shown(original, raster.sensor, original)),
         ('25 % that the encoder sees', shown(seen, raster.sensor, original)),
         ('reconstructed from these', shown(completed, raster.sensor, original)),
-        ('embeddings as colours', colours),
+        ('embeddings as colors', colors),
         (f'map: k-means, {arguments.classes} groups', classes),
     ]
     draw(panels, 10 * raster.scenes[0].height, arguments.picture)

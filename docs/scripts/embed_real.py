@@ -93,7 +93,7 @@ def rgb(file: str, data: SceneDataModule) -> np.ndarray:
     scene = raster.scenes[number]
     sample = raster.patch(number, 0, 0, (scene.height, scene.width))
     names = list(raster.sensor.band_names)
-    shown = raster.sensor.rgb or (names[0], names[1], names[0])  # radar has no colours
+    shown = raster.sensor.rgb or (names[0], names[1], names[0])  # radar has no colors
     image = sample['image'][[names.index(band) for band in shown]].float().numpy()
     low, high = np.percentile(image, [2, 98], axis=(1, 2), keepdims=True)
     return np.clip((image - low) / np.maximum(high - low, 1e-6), 0, 1).transpose(1, 2, 0)
@@ -118,7 +118,7 @@ def draw_scenes(pictures: dict[str, tuple[np.ndarray, np.ndarray]], path: Path) 
 
 
 def draw_scatter(tables: dict[str, np.ndarray], path: Path) -> None:
-    """All chips by the first two principal components, coloured by group."""
+    """All chips by the first two principal components, colored by group."""
     values = np.concatenate(list(tables.values()))
     mean = values.mean(0)
     basis = np.linalg.svd(values - mean, full_matrices=False)[2][:2]
@@ -146,7 +146,7 @@ def main() -> None:
         pooling: ClayEmbedding('clay_tiny_patch8', weights=arguments.checkpoint, pooling=pooling).eval()
         for pooling in ('class', 'patches')
     }
-    dense = ClaySemanticSegmentation('unet', 'clay_tiny_patch8', weights=arguments.checkpoint, num_classes=3).eval()
+    dense = ClaySemanticSegmentation('unet', 'clay_tiny_patch8', weights=False, num_classes=3).eval()  # random
     groups, refused = grouped(arguments.source.resolve())
     pictures, tables, lines = {}, {}, []
     for name, (files, options) in groups.items():

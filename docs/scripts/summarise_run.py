@@ -57,7 +57,7 @@ def montage(folder: Path, target: Path, columns: int = 2, width: int = 640) -> N
 
     Args:
         folder: ``reconstructions`` of the run.
-        target: PNG to write, of 256 colours.
+        target: PNG to write, of 256 colors.
         columns: pictures side by side.
         width: of each, pixels.
     """
