@@ -19,7 +19,7 @@ from rasterio.enums import MaskFlags
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from torchgeo_clay.datasets.raster.bands import SceneError
+from torchgeo_clay.datasets.raster.files import SceneError
 from torchgeo_clay.sensors import Sensor
 
 __all__ = ('Validity', 'read_validity')
@@ -103,7 +103,7 @@ class Validity:
             [np.zeros(band.shape, bool) if v is None else band == v for band, v in zip(pixels, values, strict=True)]
         )
         if self.in_any and fill is self.fill:
-            return cast(Valid, filled.any(axis=0))
+            return filled.any(axis=0)
         lacking = filled.all(axis=0)
         if self.others and lacking.any():  # rare, so that the other bands are seldom read
             others = dataset.read(list(self.others), out_dtype=pixels.dtype, **_shaped(where, len(self.others)))
