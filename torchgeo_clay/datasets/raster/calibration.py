@@ -159,15 +159,12 @@ def calibrate(
     part = hls(declared.tags, declared.path)
     if part is not None:
         _check_hls(part, declared, sensor)
-    given = scale is not None or offset is not None
-    if given:
-        found = Calibration(
-            (1.0 if scale is None else float(scale),), (0.0 if offset is None else float(offset),), to_db
-        )
-        remarks = []
-    else:
+    remarks: list[str] = []
+    if scale is None and offset is None:
         found, remarks = _by_file(declared, sensor, sample, part)
-        found = replace(found, to_db=to_db)
+    else:
+        found = Calibration((float(1 if scale is None else scale),), (float(offset or 0),))
+    found = replace(found, to_db=to_db)
     problem = _problem(found, sensor, sample)
     return found, [*remarks, *([problem] if problem else [])]
 
