@@ -102,10 +102,11 @@ def one_step(config: Path, folder: Path) -> list[str]:
     """Options that leave of a downstream configuration one step of a tiny model, on a CPU and offline."""
     written = yaml.safe_load(config.read_text())
     kwargs = written['data']['init_args'].get('datamodule', {}).get('dict_kwargs', {})
-    model = written['model']['init_args']['model']
+    options = written['model']['init_args']
+    key = 'backbone' if 'backbone' in options else 'model'
     return [
         f'--config={config}',
-        f'--model.model={model.rsplit("_", 2)[0]}_tiny_patch8',
+        f'--model.{key}={options[key].rsplit("_", 2)[0]}_tiny_patch8',
         '--model.weights=null',
         *options_of(config.stem, folder / 'data'),
         *(['--data.datamodule.dict_kwargs.download=false'] if 'download' in kwargs else []),

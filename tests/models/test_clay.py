@@ -227,6 +227,7 @@ def test_forward_looks_at_no_value(model: Clay) -> None:
 
 
 def test_compiles_whole(model: Clay) -> None:
+    model = copy.deepcopy(model)
     compiled = torch.compile(model, backend='aot_eager', fullgraph=True)
     x, time, latlon = images(2, 4, 16, 24), torch.rand(2, 4), torch.rand(2, 4)
     gsd = torch.tensor([1.0, 2.0])

@@ -33,7 +33,7 @@ def run(model: nn.Module, x: Tensor, gsd: float = 10.0) -> Tensor:
 @pytest.fixture(scope='module')
 def models() -> dict[str, DenseClay]:
     torch.manual_seed(0)
-    return {name: DenseClay(TINY, name, 2) for name in DECODERS}
+    return {name: DenseClay(TINY, name, 2).eval() for name in DECODERS}
 
 
 # sizes ----------------------------------------------------------------------------------------------------------------

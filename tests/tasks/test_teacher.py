@@ -78,7 +78,7 @@ def write_chips(root: Path, name: str, count: int, size: tuple[int, int] = (SIZE
     sensor, rng = get_sensor(name), np.random.default_rng(0)
     for i in range(count):
         noise = rng.normal(sensor.mean, sensor.std, (*size, len(sensor))).transpose(2, 0, 1)
-        write_chip(root / name / f'{i}.npz', noise.clip(1, 1e4).astype(np.int16))
+        write_chip(root / name / f'{i}.npz', noise.clip(1, 255 if name == 'naip' else 1e4).astype(np.int16))
 
 
 @pytest.fixture
