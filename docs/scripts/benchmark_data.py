@@ -1,8 +1,8 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""The labelled data that benchmark_tasks.py compares models on, as lists of samples of the batch contract.
+"""The labeled data that benchmark_tasks.py compares models on, as lists of samples of the batch contract.
 
-Shapes: C bands, 64 × 64 pixels. Images are normalised with their sensor's statistics. No file lends chips to training
+Shapes: C bands, 64 × 64 pixels. Images are normalized with their sensor's statistics. No file lends chips to training
 and test, but for the land use of the three TerraMesh tiles: it is split within each, as no two share their classes.
 """
 
@@ -49,7 +49,7 @@ class Benchmark:
 
 
 def normalized(sample: Sample, sensor: Sensor) -> Sample:
-    """The sample with ``image`` normalised, and what the tasks do not take left out."""
+    """The sample with ``image`` normalized, and what the tasks do not take left out."""
     mean, std = (torch.tensor(v)[:, None, None] for v in (sensor.mean, sensor.std))
     image = torch.nan_to_num((sample['image'].float() - mean) / std)
     if 'valid' in sample:
@@ -83,8 +83,8 @@ def eurosat_rgb(real: Path) -> Benchmark:
     )
     sensor = Sensor('eurosat-rgb', 10.0, bands, rgb=('red', 'green', 'blue'))
     about = {'wavelength': torch.tensor(sensor.wavelengths), 'res': torch.tensor(sensor.gsd)}
-    told = [[normalized({**s, **about}, sensor) for s in split] for split in (train, test)]
-    return Benchmark('classification', len(dataset.classes), told[0], told[1])
+    samples = [[normalized({**s, **about}, sensor) for s in split] for split in (train, test)]
+    return Benchmark('classification', len(dataset.classes), samples[0], samples[1])
 
 
 def cut(

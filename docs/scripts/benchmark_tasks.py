@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Compare ways to use a tiny Clay on labelled data, random or pretrained, beside resnet18 and RCF.
+"""Compare ways to use a tiny Clay on labeled data, random or pretrained, beside resnet18 and RCF.
 
     python docs/scripts/benchmark_tasks.py output/pretrain/version_0/checkpoints/last.ckpt ../shared/data/real
 

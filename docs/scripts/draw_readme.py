@@ -102,7 +102,7 @@ def embed(checkpoint: str, scene: Path, classes: int) -> tuple[npt.NDArray[np.fl
 
 
 def shown(image: Tensor, sensor: Sensor, like: Tensor) -> npt.NDArray[np.float64]:
-    """True color (H, W, 3), stretched as another image is; grey where nothing is known."""
+    """True color (H, W, 3), stretched as another image is; gray where nothing is known."""
     bands = list(sensor.rgb_indices)
     low, high = (torch.quantile(like[bands].flatten(1).double(), q, dim=1)[:, None, None] for q in (0.02, 0.98))
     stretched = ((image[bands] - low) / (high - low)).clamp(0, 1) ** 0.7  # dark woods are no black

@@ -32,7 +32,7 @@ from torchgeo_clay.tasks import ClayEmbedding, ClaySemanticSegmentation
 #: Sentinel-2 delivers its near infrared (B08) at 10 m only, so a scene at 60 m is of nine of the ten bands.
 BANDS_60M = ['blue', 'green', 'red', 'rededge1', 'rededge2', 'rededge3', 'nir08', 'swir16', 'swir22']
 
-#: Of files whose sensor can't be told: a name, patterns, and what they are read as.
+#: Files whose sensor can't be detected: a name, patterns, and how they are read.
 GIVEN: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     'sentinel-2-l2a at 60 m': (
         ('sentinel2/S2A_MSIL2A_*_60m_crop.tif',),
@@ -48,7 +48,7 @@ GIVEN: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 
 
 def grouped(source: Path) -> tuple[dict[str, tuple[list[Path], dict[str, Any]]], dict[Path, str]]:
-    """Groups of files read alike, by name, and of each file left out the reason."""
+    """Groups of files read alike, by name, and the reason for each skipped file."""
     groups: dict[str, tuple[list[Path], dict[str, Any]]] = {}
     for name, (patterns, options) in GIVEN.items():
         groups[name] = sorted(f for pattern in patterns for f in source.glob(pattern)), options

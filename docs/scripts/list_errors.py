@@ -58,7 +58,7 @@ class Listed:
     """A message that a user can meet.
 
     Attributes:
-        module: where it is said, such as ``torchgeo_clay.sensors.band``.
+        module: where it is raised, such as ``torchgeo_clay.sensors.band``.
         line: of the source.
         kind: name of the exception, ``warning`` or ``command line``.
         function: which says it, such as ``Sensor.select``.
@@ -83,7 +83,7 @@ class Listed:
 
 
 def user_errors(trees: Iterable[ast.Module]) -> set[str]:
-    """Names of the exceptions that users are told by: the built-in ones and what the package derives from them."""
+    """Names of the exceptions for users: the built-in ones and those that the package derives from them."""
     classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     bases = {node.name: {ast.unparse(base) for base in node.bases} for node in classes}
     known = set(BUILT_IN)
@@ -93,7 +93,7 @@ def user_errors(trees: Iterable[ast.Module]) -> set[str]:
 
 
 def template(node: ast.expr, local: dict[str, ast.expr], depth: int = 0) -> str:
-    """The text of a message, with ‹name› for what is only known when it is said.
+    """The text of a message, with ‹name› for what is filled in later.
 
     Args:
         node: the expression that is the message.
@@ -117,7 +117,7 @@ def template(node: ast.expr, local: dict[str, ast.expr], depth: int = 0) -> str:
 
 
 def is_text(node: ast.expr | None) -> bool:
-    """Whether an expression is a text, as far as its form tells."""
+    """Whether an expression is a text, by its form."""
     if isinstance(node, ast.IfExp):
         return is_text(node.body) and is_text(node.orelse)
     if isinstance(node, ast.BinOp):
@@ -239,7 +239,7 @@ def markdown(listed: Iterable[Listed]) -> Iterator[str]:
     shown = [e for e in listed if not e.handed_on]
     by_part = sorted(shown, key=lambda e: (order.index(e.part) if e.part in order else len(order), e))
     for part, messages in groupby(by_part, key=lambda e: e.part):
-        yield from (f'## {PARTS.get(part, part)}', '', '| what is said | kind | by |', '|---|---|---|')
+        yield from (f'## {PARTS.get(part, part)}', '', '| message | kind | from |', '|---|---|---|')
         for e in messages:
             where = f'{e.module.removeprefix("torchgeo_clay.")}.{e.function}'
             yield f'| {escape(e.message)} | {e.kind} | `{where}` |'

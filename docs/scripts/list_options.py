@@ -69,7 +69,7 @@ def code(text: str) -> str:
 
 
 def described(cls: type, name: str) -> str:
-    """What an argument is; where the docstring refers to another class for it, what is said there.
+    """What an argument is; follows references to another class.
 
     Args:
         cls: the class.
