@@ -2,7 +2,7 @@
 
 """Per-sensor losses of a run of ClayPretraining as a Markdown table, and its last pictures side by side.
 
-    python docs/scripts/summarise_run.py output/pretrain-folders/version_0 --picture run.png
+    python docs/scripts/summarize_run.py output/pretrain-folders/version_0 --picture run.png
 
 Losses are read from TensorBoard's event files, pictures from what ReconstructionPlot wrote.
 """
