@@ -149,6 +149,8 @@ def _linear_problem(values: _Values) -> str | None:
     fractions = ~values.whole & (negative < 0.05) & (top <= highest)
     if fractions.any():
         return values.message(fractions, f'Is it reflectance from 0 to 1? Then read it with {_remedy(values)}.')
+    if min(values.sensor.mean) > 500 and bool((~values.whole & (negative < 0.05) & (top <= 100)).all()):
+        return values.message(every, 'Is it reflectance in percent? Then read it with scale=100.')
     if values.is_8_bit:
         wide = 1 - values.below(256) > 0.01
         if wide.any():
