@@ -8,7 +8,7 @@ import rasterio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchgeo_clay.datasets import SceneError
+from torchgeo_clay.datasets import SceneError, scan_scene
 from torchgeo_clay.datasets.raster.bands import FileBand, file_bands
 from torchgeo_clay.datasets.raster.bands import match_bands as match
 from torchgeo_clay.sensors import SENSORS, get_sensor
@@ -213,6 +213,7 @@ def test_rgba_is_refused_as_naip_and_read_as_rgb(cases):
     with pytest.raises(SceneError, match='3 without names and alpha'):
         match(NAIP, opened(path))
     assert match(LINZ, opened(path)).indexes == match(NAIP, opened(path), ['red', 'green', 'blue']).indexes == (1, 2, 3)
+    assert 'alpha, a mask, of band 4 as nir' in scan_scene(path, NAIP, NAIP.band_names).remarks[0]
 
 
 def test_an_unknown_band_is_the_users_mistake():

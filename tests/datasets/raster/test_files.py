@@ -22,7 +22,15 @@ def names(paths: object) -> list[str]:
 def test_folders_hold_scenes_and_what_lies_beside_them(write_raster: Write, tmp_path: Path) -> None:
     write_raster('a/scene.tif')
     write_raster('a/[b]/other.jp2.tif')
-    for name in ('scene.tfw', 'scene.txt', 'scene.json', 'scene.tif.aux.xml', 'scene.tif.ovr', 'table.parquet'):
+    for name in (
+        'scene.tfw',
+        'scene.txt',
+        'scene.json',
+        'scene.tif.aux.xml',
+        'scene.tif.ovr',
+        'table.parquet',
+        'Thumbs.db',
+    ):
         (tmp_path / 'a' / name).write_text('')
     (tmp_path / 'a/table_quicklooks').mkdir()
     (tmp_path / 'a/table_quicklooks/scene_pca.png').write_text('')

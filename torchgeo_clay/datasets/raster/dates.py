@@ -100,6 +100,8 @@ def parse_time(text: str) -> Acquisition:
         when = datetime.fromisoformat(f'{match[1]}-{match[3]}-{match[4]}' + (f'T{clock}{zone}' if clock else ''))
     except ValueError:
         return UNKNOWN
+    if when.replace(tzinfo=UTC).timestamp() == 0:  # what writers put for no date
+        return UNKNOWN
     return _moment(when, has_hour=clock is not None)
 
 

@@ -23,7 +23,8 @@ __all__ = ('SceneError', 'is_beside', 'list_rasters', 'open_raster', 'printable'
 _BESIDE = (
     '.xml', '.ovr', '.msk', '.hdr', '.tfw', '.tifw', '.jgw', '.pgw', '.j2w', '.wld', '.prj', '.rpb', '.rpc', '.imd',
     '.json', '.geojson', '.gpkg', '.kml', '.shp', '.shx', '.dbf', '.cpg', '.parquet', '.csv', '.yaml', '.yml', '.txt',
-    '.md', '.html', '.pdf', '.log', '.md5', '.sha256', '.npz',
+    '.md', '.html', '.pdf', '.docx', '.xlsx', '.log', '.md5', '.sha256', '.npz', '.db', '.ini', '.qml', '.sld', '.qgz',
+    '.py', '.ipynb', '.sh', '.ckpt', '.safetensors',
 )  # fmt: skip
 
 #: End of the folder of pictures that :class:`~torchgeo_clay.callbacks.EmbeddingWriter` draws of its table.

@@ -64,9 +64,9 @@ def unreadable(window: Window, error: Exception) -> str:
         window: where.
         error: why.
     """
-    row, col = window.row_off, window.col_off
+    row, col, why = window.row_off, window.col_off, str(error.__cause__ or error).rstrip('.')
     return (
-        f'not readable at rows {row} to {row + window.height}, columns {col} to {col + window.width}: {error}. Is the '
+        f'not readable at rows {row} to {row + window.height}, columns {col} to {col + window.width}: {why}. Is the '
         'file truncated or damaged? Copy it again.'
     )
 

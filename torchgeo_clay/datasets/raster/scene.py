@@ -18,7 +18,7 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from torchgeo_clay.conditioning import check_gsd
-from torchgeo_clay.datasets.raster.bands import BandMatch, file_bands, match_bands
+from torchgeo_clay.datasets.raster.bands import BandMatch, FileBand, file_bands, match_bands
 from torchgeo_clay.datasets.raster.calibration import RAW, Calibration, Declared, calibrate, check_numbers
 from torchgeo_clay.datasets.raster.dates import UNKNOWN, Acquisition, acquisition, parse_time
 from torchgeo_clay.datasets.raster.detection import FAR, product_remark, sensor_of
@@ -233,7 +233,14 @@ def _scan(
         left_out=tuple(b.name or f'band {i}' for i, b in enumerate(file, start=1) if i not in match.indexes),
     )
     product = product_remark(sensor, dataset.tags(), path, file)
-    remarks = (_order(match, selected), unplaced, '' if acquired else disagreement, product, _far_gsd(scene), *doubts)
+    remarks = (
+        _order(match, selected, file),
+        unplaced,
+        '' if acquired else disagreement,
+        product,
+        _far_gsd(scene),
+        *doubts,
+    )
     return replace(scene, remarks=tuple(filter(None, remarks)))
 
 
@@ -247,8 +254,12 @@ def _one_type(dataset: DatasetReader, indexes: Sequence[int]) -> str:
     return dtypes[0]
 
 
-def _order(match: BandMatch, selected: Sensor) -> str:
-    """What to report if bands were taken by their order."""
+def _order(match: BandMatch, selected: Sensor, file: Sequence[FileBand]) -> str:
+    """What to report if bands were taken by their order, or alpha as a band by the order stated."""
+    if match.source == 'bands':
+        pairs = zip(match.indexes, selected.band_names, strict=True)
+        alpha = [f'band {i} as {name}' for i, name in pairs if file[i - 1].is_alpha]
+        return f'its color interpretation says alpha, a mask, of {alpha[0]}, which bands= states' if alpha else ''
     if match.source != 'order':
         return ''
     taken = ', '.join(f'{i} {name}' for i, name in sorted(zip(match.indexes, selected.band_names, strict=True)))
