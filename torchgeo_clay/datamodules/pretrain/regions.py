@@ -194,14 +194,17 @@ def windows_with_data(scenes: SensorScenes, patch_size: int, min_valid: float) -
 
     Returns:
         (n, 3) position of the region, row and column in it. A region where no window has enough data gives the one
-        with the most; where the whole patches have none, its anchor. A scene that cannot be read gives none.
+        with the most; where the patches side by side have none, one of those that cover it. A scene that cannot be
+        read gives none.
     """
     chosen = []
     for position, region in enumerate(scenes.regions):
         places = region.grid(patch_size)
         if region.has_gaps:
             try:
-                found = list(_with_data(scenes.sources[region.source], region, places, patch_size))
+                source = scenes.sources[region.source]
+                found = list(_with_data(source, region, places, patch_size))
+                found = found or list(_with_data(source, region, region.cover(patch_size), patch_size))
             except READ_ERRORS as error:
                 log.warning('Skipped %s in validation, which cannot be read: %s', region.path, error)
                 continue
