@@ -64,6 +64,7 @@ def test_with_out_a_run_continues_and_another_is_refused(write_scene: WriteScene
     assert out.stat().st_mtime_ns == stamp
     with pytest.raises(OutputError, match='chip is 32 there, 16 here'):
         torchgeo_clay.embed(scene, weights, chip=16, **options)
+    assert len(torchgeo_clay.embed(scene, weights, chip=16, overwrite=True, **options)) > len(first)
     with pytest.raises(ValueError, match=r'ends in \.parquet'):
         torchgeo_clay.embed(scene, weights, model='clay_tiny_patch8', out=tmp_path / 'e.csv')
 
@@ -73,6 +74,19 @@ def test_a_row_per_patch(write_scene: WriteScene, weights: str) -> None:
     assert sorted(zip(patches['row'], patches['col'], strict=True)) == [
         (row, col) for row in range(0, 70, 8) for col in range(0, 90, 8)
     ]
+
+
+def test_a_scene_without_data_is_named(
+    write_scene: WriteScene, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_scene('in/a.tif')
+    write_scene('in/blank.tif', pixels=np.zeros((4, 40, 40), np.uint8))
+    lines: list[str] = []
+    monkeypatch.setattr('torchgeo_clay.inference.embedding.rank_zero_info', lines.append)
+    table = torchgeo_clay.embed(tmp_path / 'in', weights, model='clay_tiny_patch8', chip=32)
+    assert {Path(source).name for source in table['source']} == {'a.tif'}
+    assert '1 scenes have no row' in lines[0]
+    assert 'blank.tif' in lines[0]
 
 
 def test_options_of_the_scenes(write_scene: WriteScene, weights: str) -> None:

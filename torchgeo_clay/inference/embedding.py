@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -54,6 +55,7 @@ def embed(
     pooling: Literal['class', 'mean', 'patches'] = 'class',
     out: str | os.PathLike[str] | None = None,
     device: str | None = None,
+    overwrite: bool = False,
     on_skipped: OnSkipped = 'warn',
     **scenes: Any,
 ) -> gpd.GeoDataFrame:
@@ -78,6 +80,7 @@ def embed(
             per patch.
         out: a ``.parquet`` file to write the table to; a run that was killed continues. None to keep it in memory.
         device: such as ``cuda``; None for a GPU if there is one.
+        overwrite: whether a table of another run is replaced.
         on_skipped: whether files that could not be used are an error, after all others are done.
         **scenes: options of :class:`~torchgeo_clay.datamodules.SceneDataModule`, such as ``batch_size``,
             ``num_workers``, ``offset``, ``gsd`` and ``time``.
@@ -101,7 +104,7 @@ def embed(
         path = Path(folder, 'embeddings.parquet') if out is None else Path(out)
         PartStore(path, {})  # raises for a wrong suffix
         data.setup('predict')
-        failed = predict(task, data, lambda loader: EmbeddingTable(loader, task, path), where)
+        failed = predict(task, data, lambda loader: EmbeddingTable(loader, task, path, overwrite=overwrite), where)
         table = gpd.read_parquet(path)
     report_skipped(failed, 'the table' if out is None else str(out), on_skipped)
     return table
@@ -210,10 +213,23 @@ class EmbeddingTable(SceneOutput):
         elif not set(parts.values()) - failed.keys():
             report_skipped(failed, 'no table', 'raise')
         else:
+            blank = self._without_rows(parts, failed)
+            if blank:
+                rank_zero_info(
+                    f'{len(blank)} scenes have no row, as no pixel of theirs holds data. Is their nodata value right? '
+                    f'First: {blank[0]}'
+                )
             rows = self.store.finish(parts, failed, crs=CRS.from_epsg(4326))
             size = self.store.path.stat().st_size / 1e6
             rank_zero_info(f'{self.summary}. {self.store.path}: {rows} rows, {size:.1f} MB.')
         return dict(failed)
+
+    def _without_rows(self, parts: Mapping[str, str], failed: Mapping[str, str]) -> list[str]:
+        """Return the scenes none of whose parts (key → scene) has a row, but those that failed."""
+        rows: Counter[str] = Counter()
+        for key, source in parts.items():
+            rows[source] += 0 if source in failed else self.store.count(key)
+        return [source for source, count in rows.items() if not count and source not in failed]
 
 
 def _rows(windows: Sequence[Window], unit: Unit) -> Rows:

@@ -87,8 +87,8 @@ class SceneOutput(ABC):
 
     def start(self, done: set[str]) -> None:
         """Skip the units that :meth:`begin` returned."""
-        if done:
-            rank_zero_info(f'{len(done)} of {len(self.data.units)} parts exist already and are not computed again.')
+        if there := [unit for unit in self.data.units if unit.key in done and unit.source not in self.failed]:
+            rank_zero_info(f'{len(there)} of {len(self.data.units)} parts exist already and are not computed again.')
         self.loader.skip(done)
         self.pending = {i: len(u.corners) for i, u in enumerate(self.loader.units) if u.key not in done}
         self.started = time.monotonic()

@@ -337,6 +337,10 @@ class PartStore:
         """Return the keys of the existing parts."""
         return {path.stem for path in self.folder.glob('*.parquet') if not path.name.startswith('.')}
 
+    def count(self, key: str) -> int:
+        """Return the number of rows of an existing part."""
+        return int(pq.read_metadata(self.folder / f'{key}.parquet').num_rows)
+
     def write(self, key: str, table: pa.Table) -> None:
         """Write a part atomically; it may have no rows.
 

@@ -137,7 +137,7 @@ def resolve_weights(weights: WeightsLike, model: str) -> Path | None:
         if model not in released:
             raise CheckpointError(
                 f'weights=True: there are no released weights of {model}. Released: {", ".join(released)}. For weights '
-                'of your own pretraining give weights= the path of its checkpoint; for random ones, None.'
+                'of your own pretraining give weights= the path of its checkpoint; for random ones, False.'
             )
         return released[model].fetch()
     if isinstance(weights, str):
