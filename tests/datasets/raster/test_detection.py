@@ -126,6 +126,13 @@ def test_another_product_than_the_sensors_is_reported(
 
 
 @pytest.mark.real_data
+def test_level_1_of_one_sensor_in_the_folder_of_another_is_reported(real_data: Path) -> None:
+    (path,) = (real_data / 'sentinel2').glob('terramesh_*_s2l1c.tif')  # its B05 and B06 are red edge, not infrared
+    remarks = scan_scene(path, SENSORS['landsat-c2l2-sr']).remarks
+    assert 'its tags, name or bands speak of sentinel-2-l2a, not of landsat-c2l2-sr' in remarks
+
+
+@pytest.mark.real_data
 def test_real_scenes(real_data: Path) -> None:
     expected = {
         'sentinel2/terramesh_38D_378R_2_3_s2l2a.tif': 'sentinel-2-l2a',

@@ -108,9 +108,10 @@ def product_remark(
     named, others = _product(tags, path, file)
     if sensor.name in others:
         return f'its tags or name say {others[sensor.name]!r}, which the data of {sensor.name} are not'
-    if sensor not in SENSORS.values() or not named or sensor in named:
+    names = [s.name for s in named or ()] or [*others]
+    if sensor not in SENSORS.values() or not names or sensor.name in names:
         return ''
-    return f'its tags, name or bands speak of {" or ".join(s.name for s in named)}, not of {sensor.name}'
+    return f'its tags, name or bands speak of {" or ".join(names)}, not of {sensor.name}'
 
 
 def _product(
