@@ -119,7 +119,8 @@ class ClayTask(BaseTask):
                 'layer_decay: expected a factor above 0 and up to 1 per layer of a trained encoder, got '
                 f'{layer_decay} with freeze_backbone={freeze_backbone}.'
             )
-        super().__init__(weights=weights, lr=lr, freeze_backbone=freeze_backbone, **kwargs)
+        # of the TorchGeo task that follows in the bases
+        super().__init__(weights=weights, lr=lr, freeze_backbone=freeze_backbone, **kwargs)  # type: ignore[call-arg]
 
     # building ---------------------------------------------------------------------------------------------------------
 

@@ -128,7 +128,7 @@ class ClayPretrainDataModule(ResumableDataModule):
                 that cannot hold time and place; on several ranks also for data that is not the same on all.
         """
         check_precision(None if self.trainer is None else self.trainer.precision)
-        options = {'seed': self.seed, 'min_valid': self.min_valid}
+        options: dict[str, Any] = {'seed': self.seed, 'min_valid': self.min_valid}
         if not self._parts:
             check_agreement(self._look)
             self.val_dataset = PretrainDataset(self._parts['val'], self.patch_size, train=False, **options)

@@ -135,7 +135,8 @@ class PretrainDataset(Dataset[dict[str, Any]]):
 
     def _train_sample(self, key: PatchKey) -> tuple[dict[str, Any], dict[str, str]]:
         """The first patch with enough data of at most ``READS``, else the best, and the scenes that failed."""
-        part, failures = self.scenes[key.sensor], {}
+        part = self.scenes[key.sensor]
+        failures: dict[str, str] = {}
         best, best_share, reads = {}, -1.0, 0
         for region, row, col in self._places(key):
             if best_share > 0 and (best_share >= self.min_valid or reads >= READS):
@@ -172,7 +173,8 @@ class PretrainDataset(Dataset[dict[str, Any]]):
 
     def _val_sample(self, key: PatchKey) -> tuple[dict[str, Any], dict[str, str]]:
         """The window of a key, or one that stands in for it, and the scenes that failed."""
-        part, windows, failures = self.scenes[key.sensor], self._windows[key.sensor], {}
+        part, windows = self.scenes[key.sensor], self._windows[key.sensor]
+        failures: dict[str, str] = {}
         tried: set[str] = set()
         for number in chain([key.number], range(len(windows))):
             position, row, col = windows[number].tolist()

@@ -164,7 +164,7 @@ class ResumableLoader(PlannedLoader):
         super().__init__(dataset, plan, **kwargs)
         self.identity, self.trainer = dict(identity), trainer
         # with `overfit_batches` Lightning expects the same batches in every epoch
-        self._repeats = trainer is not None and trainer.overfit_batches > 0
+        self._repeats = getattr(trainer, 'overfit_batches', 0) > 0
         self._epoch = -1  # of the batches handed out last; none yet
         self._handed_out = 0
         self._resume = False
@@ -177,8 +177,10 @@ class ResumableLoader(PlannedLoader):
     def _begin(self) -> None:
         """Go to the next epoch, or after loading a state to what is left of its epoch."""
         if not self._resume or self._handed_out >= self._batches:
-            first = self._epoch < 0 and self.trainer is not None
-            self._epoch = self.trainer.current_epoch if first else self._epoch + 1
+            if self._epoch < 0 and self.trainer is not None:
+                self._epoch = self.trainer.current_epoch
+            else:
+                self._epoch += 1
             self._handed_out = 0
         self._resume = False
         self.batch_sampler.plan = self.plan(0 if self._repeats else self._epoch)

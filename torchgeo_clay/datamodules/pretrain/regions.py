@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -91,14 +91,19 @@ class Region:
         rows, cols = self._starts(patch_size)
         return len(rows) * len(cols)
 
-    def cover(self, patch_size: int) -> list[tuple[int, int]]:
-        """Upper left corners of patches that cover the region, those at its ends overlapping others.
+    def cover(self, patch_size: int) -> Iterator[tuple[int, int]]:
+        """Yield upper left corners of patches that cover the region, those at its ends overlapping others.
 
-        Patches near the center come first, as data is missing at the edges of scenes.
+        Patches near the center come first, as data is missing at the edges of scenes. No list of all is made, as a
+        mosaic may have millions.
         """
-        ends = [max(side - patch_size, 0) for side in (self.height, self.width)]
-        rows, cols = ({*range(0, end, patch_size), end} for end in ends)
-        return sorted(product(rows, cols), key=lambda w: abs(w[0] - ends[0] / 2) + abs(w[1] - ends[1] / 2))
+        rows, cols = (
+            sorted({*range(0, end, patch_size), end}, key=lambda start: abs(start - end / 2))
+            for end in (max(side - patch_size, 0) for side in (self.height, self.width))
+        )
+        for ring in range(len(rows) + len(cols) - 1):
+            for i in range(max(0, ring - len(cols) + 1), min(ring + 1, len(rows))):
+                yield rows[i], cols[ring - i]
 
 
 @dataclass(frozen=True)
@@ -159,7 +164,7 @@ def read_patch(source: PatchSource, region: Region, row: int, col: int, patch_si
 
 
 def _with_data(
-    source: PatchSource, region: Region, places: Sequence[tuple[int, int]], patch_size: int
+    source: PatchSource, region: Region, places: Iterable[tuple[int, int]], patch_size: int
 ) -> Iterator[tuple[int, int, float]]:
     """Yield row, column and share of valid pixels of the patches that hold data."""
     for row, col in places:
@@ -275,7 +280,7 @@ def _crop_to_data(source: PatchSource, region: Region, patch_size: int) -> Regio
     if not region.has_gaps:
         return region
     found = list(_with_data(source, region, region.cover(patch_size), patch_size))
-    rows, cols = ([window[axis] for window in found] for axis in (0, 1))
+    rows, cols = [row for row, _, _ in found], [col for _, col, _ in found]
     height, width = min(max(rows) + patch_size, region.height), min(max(cols) + patch_size, region.width)
     top, left = min(rows), min(cols)
     return replace(

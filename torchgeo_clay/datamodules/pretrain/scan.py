@@ -310,8 +310,8 @@ def _add_chips(found: ScannedFolder, paths: list[Path], progress: bool) -> None:
     options = {name: value for name, value in folder.options.items() if name in _CHIP_OPTIONS}
     chips = ClayChips(list(sizes), folder.sensor, **options)
     damaged = _damaged_before_first(chips)
-    for path, reason in damaged.items():
-        found.skip(path, reason)
+    for name, reason in damaged.items():
+        found.skip(name, reason)
     _check_units(chips, [i for i, path in enumerate(chips.files) if path not in damaged])
     found.gsd.append(chips.gsd)
     found.sources.append(ChipScenes(chips))
