@@ -9,7 +9,8 @@ from typing import Literal
 
 from matplotlib.figure import Figure
 from torchgeo.datasets import BioMassters
-from torchgeo.datasets.utils import Path, Sample
+
+from torchgeo_clay.datasets.upstream import Path, Sample
 
 __all__ = ('BioMasstersMonths',)
 

@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torchgeo.datasets import NonGeoDataset
-from torchgeo.datasets.utils import Path, Sample, find_files
 
 from torchgeo_clay.conditioning import LatLonOrder, check_gsd
 from torchgeo_clay.datasets.raster.files import SceneError
+from torchgeo_clay.datasets.upstream import Path, Sample, find_files
 from torchgeo_clay.sensors import Sensor, get_sensor
 from torchgeo_clay.sensors.decibels import check_to_db, to_decibels
 

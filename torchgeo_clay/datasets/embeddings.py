@@ -15,7 +15,8 @@ from shapely import MultiPolygon, Point
 from shapely.affinity import translate
 from shapely.geometry.base import BaseGeometry
 from torchgeo.datasets import ClayEmbeddings as TorchGeoClayEmbeddings
-from torchgeo.datasets.utils import Path, Sample
+
+from torchgeo_clay.datasets.upstream import Path, Sample
 
 __all__ = ('ClayEmbeddings', 'embedding_matrix')
 

@@ -18,10 +18,10 @@ from matplotlib.figure import Figure
 from rasterio.windows import Window
 from torch import Tensor
 from torchgeo.datasets import NonGeoDataset
-from torchgeo.datasets.utils import Sample
 
 from torchgeo_clay.datasets.plotting import true_color
 from torchgeo_clay.datasets.raster.dataset import SensorRaster
+from torchgeo_clay.datasets.upstream import Sample
 from torchgeo_clay.simulator import CLASSES, SyntheticScenes
 
 __all__ = ('ChipTask', 'Split', 'SyntheticChips', 'split_scene_numbers')

@@ -17,7 +17,7 @@ from rasterio.transform import from_origin
 from rasterio.warp import transform as warp
 from rasterio.windows import Window
 
-from torchgeo_clay.datasets.raster.footprints import footprint, footprint_wgs84
+from torchgeo_clay.datasets.raster.georeference import footprint, footprint_wgs84
 
 C, S = math.cos(math.radians(27)), math.sin(math.radians(27))
 GRIDS = {

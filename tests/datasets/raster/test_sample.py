@@ -8,8 +8,7 @@ import rasterio
 from rasterio.enums import Resampling
 
 from torchgeo_clay.datasets import SceneError, scan_scene
-from torchgeo_clay.datasets.raster.sample import check_complete, read_sample
-from torchgeo_clay.datasets.raster.validity import Validity
+from torchgeo_clay.datasets.raster.validity import Validity, check_complete, read_sample
 from torchgeo_clay.sensors import get_sensor
 
 LINZ = get_sensor('linz')

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from torchgeo.datasets.utils import Sample
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from torchgeo_clay.datamodules.pretrain.regions import READ_ERRORS, PatchSource, Region, SensorScenes, find_data
@@ -23,6 +22,7 @@ from torchgeo_clay.datasets import ClayChips, SceneError, SensorRaster
 from torchgeo_clay.datasets.chips import chip_shape
 from torchgeo_clay.datasets.raster.files import is_beside, list_rasters, printable
 from torchgeo_clay.datasets.raster.scanning import scan_scenes
+from torchgeo_clay.datasets.upstream import Sample
 from torchgeo_clay.sensors import Sensor, get_sensor
 from torchgeo_clay.sensors.plausibility import UnitsCheck
 

@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 from pyproj import CRS
 from rasterio import Affine
 from torchgeo.datasets import GeoDataset, IntersectionDataset, UnionDataset
-from torchgeo.datasets.utils import GeoSlice, Path, Sample
 
 from torchgeo_clay.datasets.plotting import true_color
 from torchgeo_clay.datasets.raster.files import SceneError, list_rasters, open_raster, printable
@@ -29,6 +28,7 @@ from torchgeo_clay.datasets.raster.merging import combine_samples, overlay_sampl
 from torchgeo_clay.datasets.raster.reading import Handles, Pixels, Valid, read_window, read_window_on_grid
 from torchgeo_clay.datasets.raster.scanning import list_skipped, log_assumptions, nothing_left, scan_scenes
 from torchgeo_clay.datasets.raster.scene import Scene, file_version
+from torchgeo_clay.datasets.upstream import GeoSlice, Path, Sample
 from torchgeo_clay.sensors import Sensor, get_sensor
 
 __all__ = ('SensorRaster',)

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from rasterio.io import DatasetReader
-from torchgeo.datasets.utils import Path, find_files
+
+from torchgeo_clay.datasets.upstream import Path, find_files
 
 __all__ = ('SceneError', 'is_beside', 'list_rasters', 'open_raster', 'printable')
 

@@ -16,7 +16,7 @@ from rasterio import Affine
 from rasterio.transform import array_bounds
 from rasterio.warp import calculate_default_transform
 
-from torchgeo_clay.datasets.raster.footprints import footprint
+from torchgeo_clay.datasets.raster.georeference import footprint
 from torchgeo_clay.datasets.raster.scene import Scene
 
 __all__ = ('grid_of', 'scene_index', 'scenes_at', 'window_on_grid')

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torchgeo.datasets.utils import Sample
+
+from torchgeo_clay.datasets.upstream import Sample
 
 __all__ = ('combine_samples', 'overlay_samples')
 

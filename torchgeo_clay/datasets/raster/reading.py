@@ -28,8 +28,8 @@ from rasterio.windows import Window
 
 from torchgeo_clay.datasets.raster.files import SceneError, open_raster, printable
 from torchgeo_clay.datasets.raster.georeference import apply, shifted
-from torchgeo_clay.datasets.raster.sample import unreadable
 from torchgeo_clay.datasets.raster.scene import Scene
+from torchgeo_clay.datasets.raster.validity import unreadable
 
 __all__ = ('Handles', 'read_window', 'read_window_on_grid')
 

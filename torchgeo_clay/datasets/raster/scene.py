@@ -24,8 +24,7 @@ from torchgeo_clay.datasets.raster.dates import UNKNOWN, Acquisition, acquisitio
 from torchgeo_clay.datasets.raster.detection import FAR, product_remark, sensor_of
 from torchgeo_clay.datasets.raster.files import SceneError, open_raster, printable
 from torchgeo_clay.datasets.raster.georeference import georeferencing, window_center, window_gsd
-from torchgeo_clay.datasets.raster.sample import check_complete, read_sample, undeclared_fill
-from torchgeo_clay.datasets.raster.validity import Validity, read_validity
+from torchgeo_clay.datasets.raster.validity import Validity, check_complete, read_sample, read_validity, undeclared_fill
 from torchgeo_clay.sensors import Sensor
 from torchgeo_clay.sensors.decibels import check_to_db
 

@@ -14,9 +14,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchgeo.datasets.utils import Sample
 
 from torchgeo_clay.conditioning import check_gsd
+from torchgeo_clay.datasets.upstream import Sample
 from torchgeo_clay.datasets.wrapped.channels import (
     Selection,
     channels_of,

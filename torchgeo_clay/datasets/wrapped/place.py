@@ -29,12 +29,12 @@ from torchgeo.datasets import (
     SSL4EOLBenchmark,
     UCMerced,
 )
-from torchgeo.datasets.utils import disambiguate_timestamp
 from torchvision.datasets import ImageFolder
 
 from torchgeo_clay.datasets.raster.dates import UNKNOWN, Acquisition, acquisition, from_name
 from torchgeo_clay.datasets.raster.files import SceneError, open_raster
 from torchgeo_clay.datasets.raster.georeference import georeferencing, window_center, window_gsd
+from torchgeo_clay.datasets.upstream import disambiguate_timestamp
 
 __all__ = (
     'SampleMetadata',
