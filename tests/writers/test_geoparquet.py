@@ -79,10 +79,11 @@ def test_the_covering_lets_geopandas_read_a_part(tmp_path: Path) -> None:
 def test_the_box_of_a_chip_across_the_antimeridian_begins_in_the_west(tmp_path: Path) -> None:
     across = shapely.MultiPolygon([shapely.box(178.5, 0, 180, 1), shapely.box(-180, 0, -179, 1)])
     around_pole = shapely.box(-180, 80, 180, 90)
-    given = dataclasses.replace(rows(3), geometry=[across, around_pole, shapely.Polygon()])
+    of_two_parts = shapely.MultiPolygon([shapely.box(-180, 80, -16, 90), shapely.box(-16, 80, 180, 90)])
+    given = dataclasses.replace(rows(4), geometry=[across, around_pole, shapely.Polygon(), of_two_parts])
     boxes = embedding_table(given)['bbox'].to_pylist()
     assert boxes[0] == {'xmin': 178.5, 'ymin': 0, 'xmax': -179, 'ymax': 1}
-    assert boxes[1] == {'xmin': -180, 'ymin': 80, 'xmax': 180, 'ymax': 90}
+    assert boxes[1] == boxes[3] == {'xmin': -180, 'ymin': 80, 'xmax': 180, 'ymax': 90}
     assert set(boxes[2].values()) == {None}
 
 

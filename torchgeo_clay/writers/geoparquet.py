@@ -38,6 +38,8 @@ KEY = b'torchgeo_clay'
 _ROW_GROUP = 8192
 _RUN = 'run.json'
 _BBOX = ('xmin', 'ymin', 'xmax', 'ymax')
+#: Degrees that parts of a polygon around a pole are apart at most, by rounding.
+_MEETING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,9 @@ def _bounds(geometry: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     for i in np.flatnonzero(multiple & (bounds[:, 0] == -180) & (bounds[:, 2] == 180)):
         parts = shapely.bounds(shapely.get_parts(geometry[i]))
         west, east = parts[:, 2] == 180, parts[:, 0] == -180
-        if not (west & east).any():
-            bounds[i, 0], bounds[i, 2] = parts[west, 0].min(), parts[east, 2].max()
+        left, right = parts[west, 0].min(), parts[east, 2].max()
+        if left > right + _MEETING:  # else the parts lie around a pole
+            bounds[i, 0], bounds[i, 2] = left, right
     return bounds
 
 
