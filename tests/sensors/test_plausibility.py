@@ -238,3 +238,13 @@ def test_stops_looking_after_the_first_images() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         check(drawn(S2) / 10000, S2)
+
+
+def test_landsat_converted_twice() -> None:
+    """Digital numbers of Collection 2 under the name of HLS, say."""
+    sensor = get_sensor('landsat-c2l2-sr')
+    numbers = torch.linspace(7300, 25000, 6 * 64 * 64).reshape(6, 64, 64).round()
+    assert check_units(numbers, sensor) is None
+    message = check_units(numbers * 3.63636 + 7272.73, sensor)
+    assert message is not None
+    assert 'converted a second time' in message

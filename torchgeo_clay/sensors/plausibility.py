@@ -57,7 +57,7 @@ class _Values:
 
     @property
     def is_8_bit(self) -> bool:
-        """Whether the sensor's statistics are of 8-bit numbers."""
+        """True if the sensor's statistics are of 8-bit numbers."""
         return all(mean + 3 * std < 300 for mean, std in zip(self.sensor.mean, self.sensor.std, strict=True))
 
     def message(self, bands: Tensor, remedy: str) -> str:
@@ -75,7 +75,7 @@ class _Values:
 
 
 def check_units(image: Tensor, sensor: Sensor, valid: Tensor | None = None) -> str | None:
-    """Say what is wrong when an image cannot be in its sensor's units.
+    """Describe why an image cannot be in its sensor's units.
 
     Looks for reflectance from 0 to 1 or 8-bit values where digital numbers are expected, 16-bit numbers where 8 bits
     are, decibels in place of linear values and the reverse, an image that is normalized already, reflectance × 10000
@@ -88,7 +88,7 @@ def check_units(image: Tensor, sensor: Sensor, valid: Tensor | None = None) -> s
             band are left out anyway.
 
     Returns:
-        A message that names the bands, the mistake and its remedy, or None where nothing speaks against the units.
+        A message that names the bands, the mistake and its remedy, or None if the units are plausible.
 
     Raises:
         ValueError: if the image has not three or four dimensions, or not the sensor's number of bands, or ``valid``
@@ -124,7 +124,7 @@ def _valid_values(image: Tensor, valid: Tensor | None) -> Tensor:
 
 
 def _db_problem(values: _Values) -> str | None:
-    """What speaks against decibels."""
+    """Describe a problem of decibels, if any."""
     positive = values.below(0) < 0.01
     if positive.any():
         calibrate = 'calibrate the digital numbers to backscatter, then ' if values.bands.max() > 1000 else ''
@@ -136,7 +136,7 @@ def _db_problem(values: _Values) -> str | None:
 
 
 def _linear_problem(values: _Values) -> str | None:
-    """What speaks against the units of a sensor whose statistics are of linear values."""
+    """Describe a problem of linear units, if any."""
     if min(values.sensor.mean) < 20:
         return None  # a user's own sensor in units near 1 or around 0: no rule below is meant for it
     every = torch.ones(len(values.bands), dtype=torch.bool)
@@ -163,14 +163,14 @@ def _linear_problem(values: _Values) -> str | None:
 
 
 def _remedy(values: _Values) -> str:
-    """What makes reflectance from 0 to 1 the sensor's numbers."""
+    """Options that convert reflectance from 0 to 1 into the sensor's units."""
     if values.is_8_bit:
         return 'scale=255'
     return _LANDSAT.get(values.sensor.name, 'scale=10000')
 
 
 def _looks_8_bit(values: _Values) -> bool:
-    """Whether whole numbers fill the range up to 255 in every band.
+    """Return True if whole numbers fill the range up to 255 in every band.
 
     Clear water, as digital numbers, stays under 255 as well, but is far darker in some band than in another.
     """
@@ -181,13 +181,18 @@ def _looks_8_bit(values: _Values) -> bool:
 
 
 def _product_problem(values: _Values) -> str | None:
-    """What speaks against one product of an agency, by the way it codes reflectance."""
+    """Describe a problem of one agency's product, by its coding of reflectance, if any."""
     name = values.sensor.name
     if name.startswith('landsat-c2') and values.below(5000).mean() > 0.5:
         return values.message(
             values.below(5000) > 0.5,
             'Collection 2 codes reflectance 0 as 5000 (level 1) or 7273 (level 2). Is it reflectance times 10000, as '
             'in HLS or Collection 1? For level 2 read it with scale=3.63636 and offset=7272.73.',
+        )
+    if name.startswith('landsat-c2') and (wide := 1 - values.below(65536) > 0.01).any():
+        return values.message(
+            wide,
+            'Collection 2 has 16 bits. Were its numbers converted a second time? Then read it with scale=1, offset=0.',
         )
     if name == 'sentinel-2-l2a':
         low = values.below(-400) > 0.01
@@ -204,7 +209,7 @@ def _product_problem(values: _Values) -> str | None:
 
 
 def _carries_offset(values: _Values, floors: Tensor) -> bool:
-    """Whether the darkest values of the darkest band lie near +1000 or somewhat above.
+    """Return True if the darkest values of the darkest band lie near +1000 or somewhat above.
 
     Water, shadow or forest is dark in some band nearly everywhere, and the offset puts it at 1000 to 1400. Snow is dark
     in short-wave infrared, desert in blue alone, cloud is brighter in all bands: to judge takes all of these bands.
@@ -218,10 +223,10 @@ def _carries_offset(values: _Values, floors: Tensor) -> bool:
 
 
 class UnitsCheck:
-    """Checks the first images of each source, such as a dataset or a file, and warns once per source.
+    """Check the first images of each source, such as a dataset or a file, and warns once per source.
 
     Args:
-        limit: images, or batches, that are looked at per source.
+        limit: number of images, or batches, checked per source.
     """
 
     def __init__(self, limit: int = 32) -> None:
@@ -230,13 +235,13 @@ class UnitsCheck:
         self._seen: Counter[str] = Counter()
 
     def __call__(self, image: Tensor, sensor: Sensor, valid: Tensor | None = None, source: str = '') -> None:
-        """Look at raw values and warn if need be.
+        """Check raw values and warn of a problem.
 
         Args:
             image: as :func:`check_units`.
             sensor: as :func:`check_units`.
             valid: as :func:`check_units`.
-            source: name of what the image is from, which begins the message; '' for the sensor's.
+            source: name of the image's source, at the start of the message; '' for the sensor.
 
         Raises:
             ValueError: as :func:`check_units`.
