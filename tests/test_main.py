@@ -57,3 +57,12 @@ def test_unknown_config_and_none_at_all(configs: Path, capsys: pytest.CaptureFix
         path.unlink()
     with pytest.raises(FileNotFoundError, match='install the package again'):
         command.configs_folder()
+
+
+@pytest.mark.parametrize('given', ['red,green', '[red, green]', 'red, green'])
+def test_bands_are_separated_by_commas(given: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """They reach the function as a list, whose unknown name the error quotes."""
+    options = ['--weights', 'false', '--model', 'clay_tiny_patch8', '--out', str(tmp_path / 'a.parquet')]
+    with pytest.raises(SystemExit):
+        command.main(['embed', 'a.tif', '--sensor', 'naip', '--bands', given.replace('green', 'grreen'), *options])
+    assert "naip has no band 'grreen'. Did you mean 'green'?" in capsys.readouterr().err

@@ -83,8 +83,10 @@ def _parser() -> ArgumentParser:
         for name, number in positional.items():
             options: dict[str, Any] = {} if number is None else {'nargs': number}
             sub.add_argument(name, type=str, help=texts[name], **options)
-        sub.add_function_arguments(function, as_group=False, skip={*positional})
+        sub.add_function_arguments(function, as_group=False, skip={*positional, 'bands'})
         if command in ('embed', 'map'):
+            text = 'bands of the sensor, by name, separated by commas; all if left out'
+            sub.add_argument('--bands', type=str | list[str] | None, help=text)
             sub.set_defaults(on_skipped='raise')
         commands.add_subcommand(command, sub, help=docstring.short_description)
     return parser
@@ -100,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     options = parser.instantiate(arguments)[arguments.subcommand].as_dict()
     options.pop('config', None)
+    if isinstance(bands := options.get('bands'), str):
+        options['bands'] = [name.strip() for name in bands.strip('[]').split(',')]
     if arguments.subcommand == 'embed' and options['out'] is None:
         parser.error('embed: expected --out TABLE.parquet, got none')
     try:
