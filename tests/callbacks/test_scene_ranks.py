@@ -27,7 +27,7 @@ folder = sys.argv[1]
 options = {'accelerator': 'cpu', 'devices': 4, 'strategy': 'ddp_fork', 'logger': False, 'enable_progress_bar': False}
 embedding = ClayEmbedding('clay_tiny_patch8', f'{folder}/w.safetensors')
 torch.manual_seed(0)
-segmentation = ClaySemanticSegmentation(model='clay_tiny_patch8', weights=False, num_classes=3)
+segmentation = ClaySemanticSegmentation(backbone='clay_tiny_patch8', weights=False, num_classes=3)
 for task, writer in (
     (embedding, EmbeddingWriter(f'{folder}/e.parquet', on_skipped='warn')),
     (segmentation, RasterWriter(f'{folder}/maps', on_skipped='warn')),
@@ -57,7 +57,7 @@ def test_four_processes_write_what_one_does(tmp_path: Path) -> None:
         tmp_path / 'in', tmp_path / 'w.safetensors', model='clay_tiny_patch8', chip=32, stride=24
     )
     torch.manual_seed(0)
-    task = ClaySemanticSegmentation(model='clay_tiny_patch8', weights=False, num_classes=3)
+    task = ClaySemanticSegmentation(backbone='clay_tiny_patch8', weights=False, num_classes=3)
     maps = torchgeo_clay.map_scenes(task, tmp_path / 'in', tmp_path / 'expected', chip=32, stride=24)
     with open(tmp_path / 'in/c.tif', 'rb+') as file:  # pixels, not the header
         file.seek((tmp_path / 'in/c.tif').stat().st_size // 2)
