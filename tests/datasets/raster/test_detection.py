@@ -2,14 +2,16 @@
 
 """Which sensor a file is of, from its folder, tags and bands."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from rasterio.transform import from_origin
 
-from torchgeo_clay.datasets import SceneError, scan_scene
+from torchgeo_clay.datasets import SceneError, SensorRaster, scan_scene
 from torchgeo_clay.datasets.raster.detection import sensor_of
 from torchgeo_clay.datasets.raster.files import open_raster
 from torchgeo_clay.sensors import SENSORS, Sensor
@@ -19,7 +21,7 @@ S2 = ('B02', 'B03', 'B04', 'B05', 'B06', 'B07', 'B08', 'B8A', 'B11', 'B12')
 
 def detect_sensor(path: Path) -> Sensor:
     with open_raster(path) as file:
-        return sensor_of(file, path)
+        return sensor_of(file, path)[0]
 
 
 def pixels(count: int) -> np.ndarray:
@@ -40,6 +42,25 @@ def test_from_tags_and_bands(
 ) -> None:
     path = write_raster(pixels=pixels(len(descriptions)), descriptions=descriptions, tags=tags)
     assert detect_sensor(path).name == sensor
+
+
+@pytest.mark.real_data
+def test_a_photograph_with_alpha_is_aerial(cases: Path, tmp_path: Path) -> None:
+    """A drone's image of red, green, blue and alpha is read, with its mask; the assumption is a remark."""
+    (source,) = (cases / '8-colorinterp').rglob('*rgba*.tif')
+    path = tmp_path / 'drone.tif'
+    shutil.copy(source, path)
+    scene = scan_scene(path)
+    assert (scene.sensor.name, scene.band_indexes) == ('linz', (1, 2, 3))
+    assert 'taken as linz; give sensor=' in scene.remarks[0]
+    sample = SensorRaster([path], scene.sensor).patch(0, 0, 0, (scene.height, scene.width))
+    with rasterio.open(source) as file:
+        np.testing.assert_array_equal(sample['valid'][0], file.read(4) > 0)
+        np.testing.assert_array_equal(sample['image'], np.where(file.read(4) > 0, file.read((1, 2, 3)), 0))
+    infrared = tmp_path / 'survey_cir.tif'
+    shutil.copy(source, infrared)
+    with pytest.raises(SceneError, match='its sensor cannot be determined'):
+        scan_scene(infrared)
 
 
 def test_the_folder_decides(write_raster: Callable[..., Path]) -> None:

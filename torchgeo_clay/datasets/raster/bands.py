@@ -34,7 +34,7 @@ _PANCHROMATIC = 0.25
 #: Sensors whose files usually come in another order than that of the training data: blue first.
 _OTHER_ORDER = ('landsat-c2l1', 'landsat-c2l2-sr', 'satellogic-MSI-L1D')
 #: Names of color-infrared images, which are shown, and often tagged, as if they were red, green and blue.
-_COLOR_INFRARED = re.compile(r'(?<![a-z])(?:cir|nrg|irrg|irg|false[-_ ]?colou?r)(?![a-z])', re.IGNORECASE)
+COLOR_INFRARED = re.compile(r'(?<![a-z])(?:cir|nrg|irrg|irg|false[-_ ]?colou?r)(?![a-z])', re.IGNORECASE)
 
 
 #: Color interpretations of pictures: indexes into a palette, and other models of color than red, green and blue.
@@ -248,9 +248,7 @@ def _by_order(
     rest = iter(i for i in there if i not in colors)
     found = {band: by_color[band] if band in by_color else next(rest) for band in sensor.band_names}
     certain = len(colors) == len(sensor)
-    if _COLOR_INFRARED.search(name) or (sensor.name in _OTHER_ORDER and not certain):
-        why = (
-            'its name says color-infrared' if _COLOR_INFRARED.search(name) else f'{sensor.name} usually has blue first'
-        )
+    if COLOR_INFRARED.search(name) or (sensor.name in _OTHER_ORDER and not certain):
+        why = 'its name says color-infrared' if COLOR_INFRARED.search(name) else f'{sensor.name} usually has blue first'
         raise SceneError(f'the order of its bands cannot be determined: it does not name them, and {why}. {remedy}')
     return BandMatch(tuple(found[band] for band in wanted.band_names), 'colors' if certain else 'order')

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from rasterio.io import DatasetReader
 
-from torchgeo_clay.datasets.raster.bands import FileBand, file_bands, match_bands
+from torchgeo_clay.datasets.raster.bands import COLOR_INFRARED, FileBand, file_bands, match_bands
 from torchgeo_clay.datasets.raster.files import SceneError
 from torchgeo_clay.datasets.raster.georeference import georeferencing, window_gsd
 from torchgeo_clay.datasets.raster.products import hls, product_text
@@ -46,33 +46,39 @@ _OTHERS = {
 _MARKS = {'b8a': 'sentinel-2-l2a', 'b08a': 'sentinel-2-l2a', 'b12': 'sentinel-2-l2a'}
 
 
-def sensor_of(dataset: DatasetReader, path: str | os.PathLike[str]) -> Sensor:
-    """The sensor of an open raster.
+def sensor_of(dataset: DatasetReader, path: str | os.PathLike[str]) -> tuple[Sensor, str]:
+    """Detect the sensor of an open raster.
 
     Its folder's name decides if it is a sensor's, as in pretraining; else tags and the file's name as far as they name
     a product; else the names or wavelengths of its bands, if they fit one sensor alone and the GSD is not far from it.
+    A photograph of red, green, blue and alpha, as drones take, is read as ``linz``, with a remark.
 
     Args:
         dataset: the file, open.
         path: its path.
 
     Returns:
-        One of :data:`torchgeo_clay.sensors.SENSORS`.
+        One of :data:`torchgeo_clay.sensors.SENSORS`, and what the user should check; empty for nothing.
 
     Raises:
         SceneError: if nothing decides; the message says what to do.
     """
     folder = os.path.basename(os.path.dirname(os.fspath(path)))
     if folder in SENSORS:
-        return SENSORS[folder]
+        return SENSORS[folder], ''
     file = file_bands(dataset, path)
     named, others = _product(dataset.tags(), path, file)
     complete = [s for s in SENSORS.values() if (named is None or s in named) and _is_complete(s, file)]
     candidates = _best([s for s in complete if named is not None or not _is_far(dataset, s)], file)
     if len(candidates) == 1:
-        return candidates[0]
+        return candidates[0], ''
     if not candidates and named is not None and len(named) == 1:
-        return _incomplete(next(iter(named)), file)
+        return _incomplete(next(iter(named)), file), ''
+    if named is None and _is_photograph(dataset, path, file):
+        return SENSORS['linz'], (
+            'nothing names its sensor: an image of 8-bit red, green, blue and alpha is taken as linz; give sensor= if '
+            'it is another, such as color-infrared'
+        )
     hints = [f'{name} is excluded, as its tags or name say {word!r}' for name, word in others.items()]
     if candidates:
         hints.append(f'candidates: {", ".join(s.name for s in candidates)}')
@@ -84,6 +90,22 @@ def sensor_of(dataset: DatasetReader, path: str | os.PathLike[str]) -> Sensor:
         f'its sensor cannot be determined from its tags ({product_text(dataset.tags(), path)[0] or "none"}), its name '
         f'and its bands ({", ".join(b.label for b in file)}); {"; ".join([*hints, "give sensor="])}, or put it into a '
         'folder named for its sensor.'
+    )
+
+
+def _is_photograph(dataset: DatasetReader, path: str | os.PathLike[str], file: Sequence[FileBand]) -> bool:
+    """True for an aerial image of unnamed 8-bit red, green and blue with alpha, unless its name says color-infrared.
+
+    Without alpha it may be any picture of three bands, which writers interpret as red, green and blue.
+    """
+    colors = [band.color for band in file if not band.is_alpha]
+    return (
+        len(file) == 4
+        and colors == ['red', 'green', 'blue']
+        and not any(band.name for band in file)
+        and set(dataset.dtypes) == {'uint8'}
+        and not COLOR_INFRARED.search(os.path.basename(os.fspath(path)))
+        and not _is_far(dataset, SENSORS['linz'])
     )
 
 

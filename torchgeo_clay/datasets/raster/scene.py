@@ -165,9 +165,10 @@ def scan_scene(
     version = file_version(name)
     with open_raster(name) as dataset:
         try:
-            sensor = sensor or sensor_of(dataset, name)
-            scene = _scan(dataset, name, sensor, bands, nodata, values, gsd, acquired)
-            return replace(scene, version=version)
+            found, remark = (sensor, '') if sensor is not None else sensor_of(dataset, name)
+            scene = _scan(dataset, name, found, bands, nodata, values, gsd, acquired)
+            remarks = (remark, *scene.remarks) if remark else scene.remarks
+            return replace(scene, version=version, remarks=remarks)
         except UnicodeError as error:
             raise SceneError(f'{printable(name)}: its tags or band names are not UTF-8 ({error}).') from error
         except (ValueError, RasterioError) as error:  # SceneError, and an option that does not fit the detected sensor
