@@ -84,8 +84,14 @@ SHARED: dict[pytest.FixtureDef[Any], Shared] = {}
 
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> Iterator[Any]:
-    """Remember what the value of a fixture wider than a test is like."""
+    """Remember what the value of a fixture wider than a test is like, and restore the environment it changed.
+
+    TorchGeo's command sets GDAL's variables, which would outlive a test if such a fixture runs it.
+    """
+    environment = dict(os.environ)
     value = yield
+    if fixturedef.scope != 'function':
+        _restore_environment(environment)
     ours = not fixturedef.func.__module__.startswith('_pytest')
     if fixturedef.scope != 'function' and ours and not _outside(value, request):
         SHARED[fixturedef] = Shared(value, fingerprint(value))
@@ -133,6 +139,23 @@ def _restore_environment(state: dict[str, str]) -> None:
     os.environ.update(state)
 
 
+def _gdal_config() -> dict[str, Any]:
+    """GDAL's options that TorchGeo's command sets: rasterio.Env makes one of the environment last beyond it."""
+    from rasterio.env import get_gdal_config
+
+    return {name: get_gdal_config(name) for name in ('GDAL_DISABLE_READDIR_ON_OPEN', 'GDAL_SWATH_SIZE')}
+
+
+def _restore_gdal_config(state: dict[str, Any]) -> None:
+    from rasterio._env import del_gdal_config, set_gdal_config
+
+    for name, value in state.items():
+        if value is None:
+            del_gdal_config(name)
+        else:
+            set_gdal_config(name, value)
+
+
 def _restore_figures(state: list[int]) -> None:
     if 'matplotlib.pyplot' in sys.modules:
         pyplot = sys.modules['matplotlib.pyplot']
@@ -147,6 +170,7 @@ def _restore_list(target: list[str], state: list[str]) -> None:
 # State of the process that libraries or tests set: read it, write it back.
 STATE = {
     'environment': (lambda: dict(os.environ), _restore_environment),
+    'options of GDAL': (_gdal_config, _restore_gdal_config),
     'working directory': (Path.cwd, os.chdir),
     'sys.argv': (lambda: list(sys.argv), lambda state: _restore_list(sys.argv, state)),
     'sys.path': (lambda: list(sys.path), lambda state: _restore_list(sys.path, state)),
