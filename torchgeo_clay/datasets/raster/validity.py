@@ -190,9 +190,6 @@ def _no_measurement(value: float, sensor: Sensor) -> bool:
     return all(abs(value - b.mean) > 10 * b.std for b in sensor.bands)
 
 
-Pixels = npt.NDArray[Any]
-Valid = npt.NDArray[np.bool_]
-
 #: Scenes of up to this many pixels are read whole.
 _WHOLE = 1 << 20
 #: Blocks, and valid pixels in them, that are enough.
