@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torchgeo.tasks import BaseTask
 
 from torchgeo_clay.conditioning import Conditioning, on_host, task_conditioning
@@ -22,7 +22,8 @@ from torchgeo_clay.models.decoders import DenseClay
 from torchgeo_clay.models.freezing import eval_frozen, freeze_encoder
 from torchgeo_clay.models.lora import add_lora, merge_lora
 from torchgeo_clay.models.weights import WeightsLike
-from torchgeo_clay.tasks.optim import finetuning, warm_cosine, warn_if_emulated
+from torchgeo_clay.tasks.losses import LossWithoutIgnored
+from torchgeo_clay.tasks.optim import extend_schedule, finetuning, warm_cosine, warn_if_emulated
 
 __all__ = ('ClayTask', 'ImageTask', 'PixelTask')
 
@@ -50,6 +51,9 @@ class ClayTask(BaseTask):
 
     #: Key of the batch that holds class labels, which are checked against the number of classes; None for none.
     label_key: str | None = None
+
+    #: Whether TorchGeo's steps want a mask as (B, 1, H, W).
+    labels_have_channel = False
 
     #: Name of the argument that names the encoder.
     encoder_key = 'model'
@@ -131,6 +135,17 @@ class ClayTask(BaseTask):
         return clay
 
     @property
+    def backbone(self) -> nn.Module:
+        """The encoder without its head, by the name that Lightning's ``BackboneFinetuning`` looks for."""
+        clay, encoder = self.clay, nn.Module()
+        for name, module in clay.named_children():
+            if module is not clay.get_classifier():
+                encoder.add_module(name, module)
+        for name, token in clay.named_parameters(recurse=False):
+            encoder.register_parameter(name, token)
+        return encoder
+
+    @property
     def outputs(self) -> int:
         """K, number of outputs."""
         return self.hparams.get('num_outputs') or self.hparams.get('num_classes') or self.hparams.get('num_labels') or 1
@@ -151,6 +166,12 @@ class ClayTask(BaseTask):
             freeze_encoder(self.clay, hparams['trainable_blocks'] or 0)
         self.clay.set_grad_checkpointing(hparams['grad_checkpointing'])
 
+    def configure_losses(self) -> None:
+        """Make TorchGeo's loss, which leaves out ``ignore_index`` whatever the loss."""
+        super().configure_losses()
+        if (ignored := self.hparams.get('ignore_index')) is not None:
+            self.criterion = LossWithoutIgnored(self.criterion, ignored)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with warm-up and cosine, stepped per training step; each layer may have its own rate.
 
@@ -162,6 +183,11 @@ class ClayTask(BaseTask):
         scheduler = warm_cosine(optimizer, self.trainer.estimated_stepping_batches, hparams['warmup'])
         config = {'optimizer': optimizer, 'lr_scheduler': {'scheduler': scheduler, 'interval': 'step'}}
         return cast(OptimizerLRScheduler, config)
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Step the schedule, also of parameter groups that a callback has added, such as ``BackboneFinetuning``."""
+        extend_schedule(scheduler)
+        super().lr_scheduler_step(scheduler, metric)
 
     # modes ------------------------------------------------------------------------------------------------------------
 
@@ -209,9 +235,36 @@ class ClayTask(BaseTask):
             classes = self.hparams['num_classes'] if self.hparams['task'] == 'multiclass' else 2
             _check_labels(target, self.label_key, classes, self.hparams['ignore_index'])
 
+    def integer_labels(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the batch with labels as TorchGeo's steps want them: int64, with or without a channel.
+
+        Args:
+            batch: with ``label`` (B,) or (B, 1), ``mask`` (B, H, W) or (B, 1, H, W) of any integer type or bool; (B, K)
+                and (B, K, H, W) for several labels.
+
+        Raises:
+            TypeError: for labels that are fractions.
+        """
+        target = None if self.label_key is None else batch.get(self.label_key)
+        if not isinstance(target, Tensor):
+            return batch
+        if target.is_floating_point() or target.is_complex():
+            raise TypeError(
+                f'{self.label_key}: expected labels, which are integers or bool, got {target.dtype}. Convert them in '
+                "the dataset's transforms, or use a regression task for values."
+            )
+        plain = 3 if self.label_key == 'mask' else 1  # dimensions without a channel
+        if self.hparams['task'] != 'multilabel':
+            if self.labels_have_channel and target.ndim == plain:
+                target = target.unsqueeze(1)
+            elif not self.labels_have_channel and target.ndim == plain + 1:
+                target = target.squeeze(1)
+        return {**batch, self.label_key: target.long()}
+
     def _step(self, name: str, batch: Any, batch_idx: int, *args: Any) -> Any:
         """Run one of TorchGeo's steps with Clay conditioned on the batch."""
         conditioning = self.conditioning(batch)
+        batch = self.integer_labels(batch)
         if batch_idx == 0 or on_host(batch['image']):
             self.check_labels(batch)
         with self.clay.conditioned_on(conditioning):

@@ -33,6 +33,7 @@ class ClayChangeDetection(PixelTask, ChangeDetection):
     """
 
     label_key = 'mask'
+    labels_have_channel = True
     sees_dates = True
     model_class = ChangeClay
 

@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import (
 
 from torchgeo_clay.models.clay import WaveKernels
 
-__all__ = ('cosine', 'finetuning', 'published', 'warm_cosine', 'warn_if_emulated')
+__all__ = ('cosine', 'extend_schedule', 'finetuning', 'published', 'warm_cosine', 'warn_if_emulated')
 
 BETAS = (0.9, 0.95)
 
@@ -127,6 +127,18 @@ def warm_cosine(optimizer: Optimizer, steps: float, warmup: float = 0.05) -> LRS
     if not rise:
         return fall
     return SequentialLR(optimizer, [LinearLR(optimizer, 1 / (rise + 1), total_iters=rise), fall], milestones=[rise])
+
+
+def extend_schedule(scheduler: LRScheduler) -> None:
+    """Let a schedule of :func:`warm_cosine` go on over parameter groups added since it was made.
+
+    Each follows the same curve from the rate it has now. PyTorch's schedules know the groups of their first day only.
+
+    Args:
+        scheduler: of a training.
+    """
+    for part in getattr(scheduler, '_schedulers', [scheduler]):
+        part.base_lrs += [group['lr'] for group in part.optimizer.param_groups[len(part.base_lrs) :]]
 
 
 def warn_if_emulated(trainer: Trainer) -> None:
