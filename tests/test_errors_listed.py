@@ -78,14 +78,14 @@ def test_each_says_something(script: ModuleType) -> None:
 
 def test_what_is_said_fits_the_list(script: ModuleType, repo_root: Path) -> None:
     """A message as it comes out has the form that is listed."""
-    spec = importlib.util.spec_from_file_location('band', repo_root / 'torchgeo_clay/sensors/band.py')
+    spec = importlib.util.spec_from_file_location('band', repo_root / 'torchgeo_clay/sensors/sensor.py')
     band = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = band
     spec.loader.exec_module(band)
     forms = [
         ''.join('.+' if i % 2 else re.escape(part) for i, part in enumerate(re.split(r'(‹[^‹›]*›)', e.message)))
         for e in script.list_errors()
-        if e.module == 'torchgeo_clay.sensors.band'
+        if e.module == 'torchgeo_clay.sensors.sensor'
     ]
     for wrong in ([665.0], [-1.0]):
         with pytest.raises(ValueError, match='wavelengths') as caught:

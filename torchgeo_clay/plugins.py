@@ -30,11 +30,6 @@ class AtomicCheckpoints(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Save a checkpoint.
 
-        Args:
-            checkpoint: what Lightning gathered.
-            path: a file; URLs of other storage are left to Lightning.
-            storage_options: refused, as by Lightning.
-
         Raises:
             OutputError: if it cannot be written; an existing file of that name is kept.
         """

@@ -58,7 +58,7 @@ class Listed:
     """A message that a user can meet.
 
     Attributes:
-        module: where it is raised, such as ``torchgeo_clay.sensors.band``.
+        module: where it is raised, such as ``torchgeo_clay.sensors.sensor``.
         line: of the source.
         kind: name of the exception, ``warning`` or ``command line``.
         function: which says it, such as ``Sensor.select``.

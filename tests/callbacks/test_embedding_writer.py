@@ -26,7 +26,7 @@ from torchgeo_clay.callbacks import EmbeddingWriter
 from torchgeo_clay.conditioning import encode_latlon, encode_time
 from torchgeo_clay.datamodules import SceneDataModule
 from torchgeo_clay.datasets import ClayEmbeddings
-from torchgeo_clay.datasets.raster.windows import windows
+from torchgeo_clay.datasets.raster.dataset import windows
 from torchgeo_clay.inference import SkippedScenesError
 from torchgeo_clay.models import save_encoder
 from torchgeo_clay.sensors import get_sensor

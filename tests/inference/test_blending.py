@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchgeo_clay.datasets.raster.windows import starts
+from torchgeo_clay.datasets.raster.dataset import starts
 from torchgeo_clay.inference.blending import axis_weights, taper
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from torchgeo_clay.sensors import SENSORS
-from torchgeo_clay.sensors.decibels import check_to_db, to_decibels
+from torchgeo_clay.sensors.plausibility import check_to_db, to_decibels
 
 
 def test_decibels_are_those_of_numpy():

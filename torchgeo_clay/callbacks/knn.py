@@ -81,11 +81,6 @@ class KNNEvaluation(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Set up the labeled data.
 
-        Args:
-            trainer: the trainer.
-            pl_module: the task.
-            stage: only ``fit`` matters.
-
         Raises:
             ValueError: for the datamodule that is trained on, whose loaders would lose their position; or a task
                 without Clay.

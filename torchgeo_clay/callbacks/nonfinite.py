@@ -84,10 +84,6 @@ class NonFiniteLoss(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse optimizers that cannot skip a step on the device.
 
-        Args:
-            trainer: the trainer.
-            pl_module: ignored.
-
         Raises:
             ValueError: for float16, whose scaler skips such steps itself, or an optimizer that is not fused.
         """
@@ -148,11 +144,7 @@ class NonFiniteLoss(Callback):
                 del optimizer.found_inf
 
     def _look(self, trainer: Trainer) -> None:
-        """Name the bad steps and count them; the one place that waits for the device.
-
-        Raises:
-            FloatingPointError: if the run is to stop.
-        """
+        """Name the bad steps and count them; the one place that waits for the device."""
         steps, self._steps = self._steps, []
         if not steps:
             return

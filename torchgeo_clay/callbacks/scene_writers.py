@@ -17,8 +17,8 @@ from torchgeo_clay.inference.embedding import EmbeddingTable
 from torchgeo_clay.inference.maps import MapStyle
 from torchgeo_clay.inference.output import OnSkipped, SceneOutput, report_skipped
 from torchgeo_clay.inference.scene_maps import SceneMaps, style_of
+from torchgeo_clay.writers.cog import write_patch_cogs
 from torchgeo_clay.writers.geoparquet import PartStore, Precision
-from torchgeo_clay.writers.patches import write_patch_cogs
 from torchgeo_clay.writers.quicklook import write_quicklooks
 
 __all__ = ('EmbeddingWriter', 'RasterWriter')

@@ -78,12 +78,7 @@ class SensorMetadata(Callback):
         self._said: set[str] = set()
 
     def _set(self, pl_module: LightningModule, batch: Any) -> None:
-        """Enter the scope of a batch.
-
-        Raises:
-            ValueError: see :func:`~torchgeo_clay.conditioning.batch_conditioning`; for a task without Clay; for
-                dates stacked as channels.
-        """
+        """Enter the scope of a batch."""
         self._scopes.close()
         models = find_clay(pl_module)
         if not models:

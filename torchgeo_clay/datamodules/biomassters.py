@@ -53,9 +53,6 @@ class BioMasstersDataModule(NonGeoDataModule):
     def setup(self, stage: str) -> None:
         """Set up datasets.
 
-        Args:
-            stage: ``fit``, ``validate``, ``test`` or ``predict``.
-
         Raises:
             ValueError: if no chip is left to train on.
         """

@@ -24,9 +24,9 @@ from torchgeo.datamodules import BaseDataModule
 from torchgeo_clay.conditioning import check_batch
 from torchgeo_clay.datamodules.arguments import check_at_least, check_precision
 from torchgeo_clay.datasets import Scene, SceneError, SensorRaster, scan_scene
+from torchgeo_clay.datasets.raster.dataset import PATCH, check_windows, windows
 from torchgeo_clay.datasets.raster.files import list_rasters
-from torchgeo_clay.datasets.raster.scanning import scan_scenes
-from torchgeo_clay.datasets.raster.windows import PATCH, check_windows, windows
+from torchgeo_clay.datasets.raster.scene import scan_scenes
 from torchgeo_clay.sensors import Sensor, get_sensor
 
 __all__ = ('ChipBatches', 'SceneDataModule', 'SceneLoader', 'Unit')

@@ -18,7 +18,7 @@ from torchgeo_clay.datamodules.arguments import check_at_least, check_patch_size
 from torchgeo_clay.datamodules.pretrain.dataset import FLIP, HIDE_METADATA
 from torchgeo_clay.datamodules.pretrain.loader import PlannedLoader, ResumableDataModule, ResumableLoader
 from torchgeo_clay.datamodules.pretrain.plan import EpochPlan, PatchKey, plan_epoch, plan_evaluation, rng_of
-from torchgeo_clay.datamodules.wrapped.loader import SensorName
+from torchgeo_clay.datamodules.wrapped.datamodule import SensorName
 from torchgeo_clay.datasets.simulated import ChipTask, Split, SyntheticChips
 from torchgeo_clay.sensors import Sensor
 from torchgeo_clay.simulator import SyntheticScenes
@@ -139,9 +139,6 @@ class SyntheticDataModule(ResumableDataModule):
     def setup(self, stage: str) -> None:
         """Look for the chips and say how many there are.
 
-        Args:
-            stage: ``fit``, ``validate``, ``test`` or ``predict``; the chips of the test are predicted.
-
         Raises:
             ValueError: for whatever :class:`~torchgeo_clay.datasets.SyntheticChips` refuses, or a precision that cannot
                 hold time and place.
@@ -193,11 +190,7 @@ class SyntheticDataModule(ResumableDataModule):
         return loader
 
     def train_dataloader(self) -> ResumableLoader:
-        """The loader of this rank's batches, whose position Lightning saves; an incomplete last batch is dropped.
-
-        Returns:
-            A loader that yields batches on the host, before :meth:`on_after_batch_transfer`.
-        """
+        """The loader of this rank's batches, whose position Lightning saves; an incomplete last batch is dropped."""
         chips = self._valid_attribute('train_dataset')
         rank, world = self._world
         sizes, total, seed = {self.sensor: len(chips)}, self.batch_size * world, self.seed
@@ -240,11 +233,7 @@ class SyntheticDataModule(ResumableDataModule):
         return self._loader('predict')
 
     def teardown(self, stage: str) -> None:
-        """Stop the workers and close the files.
-
-        Args:
-            stage: ignored.
-        """
+        """Stop the workers and close the files."""
         while self._loaders:
             self._loaders.pop().close()
         for name in ('train', 'val', 'test', 'predict'):
@@ -254,13 +243,6 @@ class SyntheticDataModule(ResumableDataModule):
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Check a batch's values on the host.
 
-        Args:
-            batch: a batch as loaded.
-            dataloader_idx: ignored.
-
-        Returns:
-            The batch without ``paths`` and ``counted``, which TorchGeo's tasks would take for values of samples.
-
         Raises:
             ValueError: for whatever :func:`~torchgeo_clay.conditioning.check_batch` refuses.
         """
@@ -268,15 +250,7 @@ class SyntheticDataModule(ResumableDataModule):
         return {key: value for key, value in batch.items() if key not in ('paths', 'counted')}
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Normalize a batch on its device.
-
-        Args:
-            batch: a batch as loaded.
-            dataloader_idx: ignored.
-
-        Returns:
-            The batch with ``image`` (B, C, H, W) float32 normalized, and the ``selection`` of the sensor's bands.
-        """
+        """Normalize a batch on its device."""
         sensor = self.selected[batch['sensor']]
         # the selection not before the transfer: Lightning refuses to move a frozen dataclass
         return {**batch, 'image': sensor.normalize(batch['image'], batch['valid']), 'selection': sensor}

@@ -75,15 +75,6 @@ class BioMasstersMonths(BioMassters):
         return sample
 
     def plot(self, sample: Sample, show_titles: bool = True, suptitle: str | None = None) -> Figure:
-        """Plot a sample.
-
-        Args:
-            sample: of :meth:`__getitem__`, with a ``prediction`` of (1, H, W), or (H, W) as TorchGeo's task has it.
-            show_titles: whether to write what each picture is.
-            suptitle: a title above all.
-
-        Returns:
-            A matplotlib figure.
-        """
+        """Plot a sample."""
         maps = {k: v.reshape(1, *v.shape[-2:]) for k, v in sample.items() if k in ('label', 'prediction')}
         return super().plot({**sample, **maps}, show_titles, suptitle)

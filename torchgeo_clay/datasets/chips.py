@@ -24,7 +24,7 @@ from torchgeo_clay.conditioning import LatLonOrder, check_gsd
 from torchgeo_clay.datasets.raster.files import SceneError
 from torchgeo_clay.datasets.upstream import Path, Sample, find_files
 from torchgeo_clay.sensors import Sensor, get_sensor
-from torchgeo_clay.sensors.decibels import check_to_db, to_decibels
+from torchgeo_clay.sensors.plausibility import check_to_db, to_decibels
 
 __all__ = ('ClayChips', 'angle_of', 'chip_shape', 'place_of', 'time_of')
 

@@ -213,16 +213,7 @@ class SyntheticChips(NonGeoDataset):
         self.raster.close()
 
     def plot(self, sample: Sample, show_titles: bool = True, suptitle: str | None = None) -> Figure:
-        """Plot a chip in true color, with its mask and prediction.
-
-        Args:
-            sample: of :meth:`__getitem__`, ``image`` in the sensor's units; ``prediction`` like ``mask`` or ``label``.
-            show_titles: whether to write what each picture is, and labels, above.
-            suptitle: a title above all.
-
-        Returns:
-            A matplotlib figure.
-        """
+        """Plot a chip in true color, with its mask and prediction."""
         maps = {name: sample[name] for name in ('mask', 'prediction') if name in sample and sample[name].ndim >= 2}
         figure = Figure(figsize=(4 * (1 + len(maps)), 4), layout='constrained')
         axes = figure.subplots(1, 1 + len(maps), squeeze=False)[0]

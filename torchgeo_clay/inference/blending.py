@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from torchgeo_clay.datasets.raster.windows import starts
+from torchgeo_clay.datasets.raster.dataset import starts
 
 __all__ = ('Blender', 'axis_weights', 'taper')
 
@@ -37,7 +37,7 @@ def axis_weights(first: Sequence[int], chip: int) -> npt.NDArray[np.float64]:
     """Weights of the windows of an axis.
 
     Args:
-        first: first pixels of the windows, of :func:`torchgeo_clay.datasets.raster.windows.starts`.
+        first: first pixels of the windows, of :func:`torchgeo_clay.datasets.raster.dataset.starts`.
         chip: pixels of a window.
 
     Returns:
@@ -59,7 +59,7 @@ class Blender:
         Args:
             height: rows of the scene.
             width: columns of the scene.
-            chip: as :func:`torchgeo_clay.datasets.raster.windows.starts`.
+            chip: as :func:`torchgeo_clay.datasets.raster.dataset.starts`.
             stride: pixels from one window to the next.
             align: windows begin at multiples of it.
         """

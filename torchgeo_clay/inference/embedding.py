@@ -23,8 +23,8 @@ from torch.nn import functional as F
 
 from torchgeo_clay.conditioning import Conditioning, LatLonOrder
 from torchgeo_clay.datamodules.scenes import SceneDataModule, SceneLoader, Unit
+from torchgeo_clay.datasets.raster.dataset import PATCH, owned, starts
 from torchgeo_clay.datasets.raster.georeference import footprint_wgs84
-from torchgeo_clay.datasets.raster.windows import PATCH, owned, starts
 from torchgeo_clay.inference.output import (
     OnSkipped,
     SceneOutput,

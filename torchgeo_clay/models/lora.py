@@ -18,11 +18,7 @@ TARGETS = r'blocks\.\d+\.attn\.(qkv|proj)'
 
 
 def _require_peft() -> Any:
-    """Import the package peft.
-
-    Raises:
-        ValueError: where it is not installed.
-    """
+    """Import the package peft."""
     try:
         import peft
     except ModuleNotFoundError as error:

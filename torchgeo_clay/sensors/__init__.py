@@ -7,8 +7,7 @@ The nine sensors of :data:`SENSORS` carry the numbers that Clay v1.5 was trained
 A user's own sensor is a :class:`Sensor` made in Python or read by :meth:`Sensor.from_yaml`.
 """
 
-from torchgeo_clay.sensors.band import Band, check_wavelengths
 from torchgeo_clay.sensors.released import SENSORS, get_sensor, sensor_table
-from torchgeo_clay.sensors.sensor import Sensor
+from torchgeo_clay.sensors.sensor import Band, Sensor, check_wavelengths
 
 __all__ = ('SENSORS', 'Band', 'Sensor', 'check_wavelengths', 'get_sensor', 'sensor_table')

@@ -1,10 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Whether an image can be in its sensor's units, judged by its raw values.
-
-Shapes: B samples, C bands, H rows, W columns, N pixels. The rules are silent on snow, water, cloud and desert that are
-right, so silence is no proof; a message names the bands, what was expected, what was got and the remedy.
-"""
+"""Whether values can be a sensor's, in its units, and decibels of linear power."""
 
 from __future__ import annotations
 
@@ -17,7 +13,42 @@ from torch import Tensor
 
 from torchgeo_clay.sensors.sensor import Sensor
 
-__all__ = ('UnitsCheck', 'check_units')
+__all__ = (
+    'UnitsCheck',
+    'check_to_db',
+    'check_units',
+    'to_decibels',
+)
+
+#: Power of no return, from the release's data module: -100 dB.
+_LEAST_POWER = 1e-10
+
+
+def check_to_db(sensor: Sensor, to_db: bool) -> None:
+    """Raise for decibels of a sensor that is not in decibels.
+
+    Args:
+        sensor: the sensor.
+        to_db: the user's option.
+
+    Raises:
+        ValueError: for an optical sensor.
+    """
+    if to_db and sensor.scale != 'db':
+        raise ValueError(
+            f'to_db: expected a sensor whose statistics are in decibels, such as sentinel-1-rtc, got {sensor.name}, '
+            'which is linear. Leave to_db out.'
+        )
+
+
+def to_decibels(power: Tensor) -> Tensor:
+    """Convert linear power to 10·log10(power); zero or less becomes -100 dB, NaN stays.
+
+    Args:
+        power: of any shape, floating point.
+    """
+    return 10 * torch.log10(torch.where(power <= 0, _LEAST_POWER, power))
+
 
 #: USGS, Landsat Collection 2: reflectance is DN · 2e-5 - 0.1 at level 1 and DN · 2.75e-5 - 0.2 at level 2.
 _LANDSAT = {'landsat-c2l1': 'scale=50000 and offset=5000', 'landsat-c2l2-sr': 'scale=36363.6 and offset=7272.73'}

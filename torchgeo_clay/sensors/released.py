@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from torchgeo_clay.sensors.band import Band, suggest
-from torchgeo_clay.sensors.sensor import Sensor
+from torchgeo_clay.sensors.sensor import Band, Sensor, suggest
 
 __all__ = (
     'SENSORS',

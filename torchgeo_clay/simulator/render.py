@@ -20,7 +20,7 @@ from torchgeo_clay.simulator.places import BIOMES, Setting, make_setting
 from torchgeo_clay.simulator.spectra import backscatter, cloud_reflectance, reflectance
 from torchgeo_clay.simulator.surface import Surface, make_surface
 
-__all__ = ('Scene', 'Units', 'make_scene', 'units_of')
+__all__ = ('Scene', 'Units', 'make_scene')
 
 _LOOKS = 9  # speckle: looks of a multi-looked Sentinel-1 product after terrain correction
 _CLEAR_SKY = 3.0  # scenes of a finer GSD are narrower than a cloud, so they have neither clouds nor snow
@@ -85,7 +85,7 @@ def make_scene(sensor: Sensor, index: int, size: int, seed: int) -> Scene:
     """
     rng = np.random.default_rng((seed, zlib.crc32(sensor.name.encode()), index))
     setting, measured, label, target = _measure(rng, sensor, index, size)
-    units = units_of(sensor)
+    units = _units_of(sensor)
     image = measured * np.reshape(units.gain, (-1, 1, 1)) + np.reshape(units.offset, (-1, 1, 1))
     if units.dtype != 'float32':
         image = np.clip(np.rint(image), 1, np.iinfo(units.dtype).max)
@@ -93,15 +93,12 @@ def make_scene(sensor: Sensor, index: int, size: int, seed: int) -> Scene:
 
 
 @lru_cache(maxsize=64)
-def units_of(sensor: Sensor) -> Units:
+def _units_of(sensor: Sensor) -> Units:
     """The units of a sensor.
 
     The products of :data:`torchgeo_clay.sensors.SENSORS` have their agency's. NAIP, LINZ and a user's
     own sensors have no radiometric scale: their reflectance (or backscatter in dB) is mapped linearly, per band, so
     that mean and standard deviation over a fixed set of simulated scenes, one per biome, are those of the sensor.
-
-    Args:
-        sensor: the sensor; other bands under a known name make it a user's own.
     """
     known = sensor.name in SENSORS and set(sensor.bands) <= set(SENSORS[sensor.name].bands)
     if known and sensor.name in _UNITS:

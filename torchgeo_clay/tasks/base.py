@@ -385,17 +385,7 @@ class PixelTask(ClayTask):
 
 
 def _check_labels(target: Tensor, key: str, num_classes: int | None, ignore_index: int | None) -> None:
-    """Raise for labels that are not classes.
-
-    Args:
-        target: labels, of any shape, on the host.
-        key: of the batch, ``label`` or ``mask``.
-        num_classes: K; labels are 0 to K-1. None for unknown, which checks nothing.
-        ignore_index: a label that is allowed too.
-
-    Raises:
-        ValueError: naming the first such label.
-    """
+    """Raise for labels that are not classes."""
     if num_classes is None or target.numel() == 0:
         return
     low, high = (int(v) for v in target.aminmax())

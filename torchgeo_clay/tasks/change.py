@@ -91,12 +91,6 @@ def _plot_change(task: LightningModule, batch: Mapping[str, Tensor], logits: Ten
     """Log the datamodule's plot of a batch's first sample, if the logger takes figures.
 
     A workaround: TorchGeo's own step denormalizes with kornia, which from 0.9 on refuses one mask with two images.
-
-    Args:
-        task: attached to a trainer.
-        batch: ``image`` (B, T, C, H, W) normalized by the datamodule's ``mean`` and ``std``, and ``mask``.
-        logits: (B, K, H, W).
-        batch_idx: number of the figure.
     """
     datamodule = getattr(task.trainer, 'datamodule', None)
     experiment: Any = getattr(task.logger, 'experiment', None)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torchgeo.tasks import BaseTask
 
 from torchgeo_clay.conditioning import Conditioning, LatLonOrder, batch_sensor
-from torchgeo_clay.datasets.raster.windows import PATCH
+from torchgeo_clay.datasets.raster.dataset import PATCH
 from torchgeo_clay.models import Clay, FoldedClay, builders
 from torchgeo_clay.models.casting import cast_copy, cast_matmuls
 from torchgeo_clay.sensors import Sensor
@@ -127,13 +127,7 @@ class ClayEmbedding(BaseTask):
         return folded
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int = 0, dataloader_idx: int = 0) -> Tensor:
-        """Embed a batch.
-
-        Args:
-            batch: as :meth:`forward`.
-            batch_idx: ignored.
-            dataloader_idx: ignored.
-        """
+        """Embed a batch."""
         embedding: Tensor = self(batch)
         return embedding
 

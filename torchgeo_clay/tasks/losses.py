@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection
 from torchmetrics.wrappers import ClasswiseWrapper
 
-__all__ = ('LossWithoutIgnored', 'LossWithoutNodata', 'has_value', 'metrics_without_nodata')
+__all__ = ('LossWithoutIgnored', 'LossWithoutNodata', 'metrics_without_nodata')
 
 
 class LossWithoutIgnored(nn.Module):
@@ -56,13 +56,8 @@ class LossWithoutIgnored(nn.Module):
         return torch.where(known.any(), self.criterion(logits, target), 0 * logits.sum())
 
 
-def has_value(target: Tensor, nodata: float | None = None) -> Tensor:
-    """Where a regression target is a number, of the target's shape.
-
-    Args:
-        target: float32.
-        nodata: a number that stands for no value; None for no such number.
-    """
+def _has_value(target: Tensor, nodata: float | None = None) -> Tensor:
+    """Where a regression target is a number, of the target's shape."""
     finite = torch.isfinite(target)
     return finite if nodata is None else finite & (target != torch.tensor(nodata, dtype=target.dtype))
 
@@ -75,7 +70,7 @@ class LossWithoutNodata(nn.Module):
 
         Args:
             criterion: one that TorchGeo's ``configure_losses`` makes.
-            nodata: see :func:`has_value`.
+            nodata: see :func:`_has_value`.
         """
         super().__init__()
         criterion.reduction = 'none'
@@ -84,7 +79,7 @@ class LossWithoutNodata(nn.Module):
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Compute the loss of (B, K, …) predictions of targets of the same shape."""
-        known = has_value(target, self.nodata)
+        known = _has_value(target, self.nodata)
         loss = self.criterion(prediction, torch.where(known, target, prediction.detach()))
         return loss.sum() / known.sum().clamp(min=1)
 
@@ -121,7 +116,7 @@ def _without_nodata(
     preds: Tensor, target: Tensor, nodata: float | None, metric: _SquaredError | _AbsoluteError
 ) -> tuple[Tensor, Tensor]:
     """Targets without a value become right and are taken off the metric's counts in advance, without a wait."""
-    missing = ~has_value(target, nodata)
+    missing = ~_has_value(target, nodata)
     metric.total = metric.total - (missing.sum(0) if metric.num_outputs > 1 else missing.sum())
     return torch.where(missing, 0, preds), torch.where(missing, 0, target)
 
@@ -132,7 +127,7 @@ def metrics_without_nodata(num_outputs: int, labels: list[str] | None, nodata: f
     Args:
         num_outputs: K.
         labels: names of the outputs.
-        nodata: see :func:`has_value`.
+        nodata: see :func:`_has_value`.
     """
     metrics: dict[str, Any] = {
         'RMSE': _SquaredError(nodata, squared=False, num_outputs=num_outputs),

@@ -1,27 +1,112 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Masked autoencoder pretraining. Shapes: B samples, C bands, H × W pixels, L patches."""
+"""Self-supervised pretraining of Clay, and its teacher in training.
+
+Shapes: B samples, C bands, H × W pixels, L patches.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, cast
 
+import torch
 import torch.distributed
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torchgeo.tasks import BaseTask
 
 import torchgeo_clay.models
 from torchgeo_clay.conditioning import Conditioning, batch_sensor
+from torchgeo_clay.datamodules import ClayPretrainDataModule
+from torchgeo_clay.datamodules.pretrain.teach import attach_targets
 from torchgeo_clay.models import ClayLarge8_Weights, ClayMAE, MAEOutput
-from torchgeo_clay.models.teacher import teacher_rgb
+from torchgeo_clay.models.teacher import make_teacher, teacher_rgb
 from torchgeo_clay.tasks.optim import cosine, published, warn_if_emulated
-from torchgeo_clay.tasks.teacher import TeacherTask, teacher_options
 
-__all__ = ('ClayPretraining',)
+__all__ = (
+    'ClayPretraining',
+    'TeacherTask',
+)
+
+_TEACHER = 'model.teacher.'
+_DIGEST = 'teacher_sha256'
+
+
+def _teacher_options(hparams: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a builder of :mod:`torchgeo_clay.models` for a model with a teacher, or with targets only."""
+    teacher = hparams['teacher']
+    if hparams['teacher_targets'] is None:
+        return {'teacher': teacher}
+    if teacher is None:
+        raise ValueError(
+            f'teacher_targets: expected teacher= too, the timm name of the model whose targets are kept in '
+            f'{hparams["teacher_targets"]}, got none. Leave teacher_targets out to train without a teacher.'
+        )
+    with torch.device('meta'):  # only its width is needed
+        width = cast(nn.Module, make_teacher(teacher, pretrained=False)).num_features
+    return {'teacher': None, 'teacher_dim': width}
+
+
+class TeacherTask(BaseTask):
+    """A task whose ``hparams`` have ``model``, ``teacher`` and ``teacher_targets``; its teacher is never saved."""
+
+    weights: Any
+    _digest: str | None = None
+
+    def setup(self, stage: str) -> None:
+        """Compute the teacher's targets that are not in the store yet, and free the teacher.
+
+        Raises:
+            ValueError: without a :class:`~torchgeo_clay.datamodules.ClayPretrainDataModule`, and see
+                :func:`torchgeo_clay.datamodules.pretrain.teach.attach_targets`.
+        """
+        folder = self.hparams['teacher_targets']
+        if folder is None:
+            return
+        data = getattr(self.trainer, 'datamodule', None)
+        if not isinstance(data, ClayPretrainDataModule):
+            raise ValueError(
+                'teacher_targets: expected a ClayPretrainDataModule with chips (.npz), which have the same target in '
+                f'every epoch, got {type(data).__name__}. Train with teacher_targets=null.'
+            )
+        with torch.random.fork_rng():  # a teacher is initialized at random before its weights are loaded
+            self._digest = attach_targets(data, folder, self._teacher(), self.hparams['teacher'])
+        rank_zero_info(f'Trains on teacher targets, without the teacher (weights with SHA-256 {self._digest[:12]}…)')
+
+    def _teacher(self) -> nn.Module:
+        """The teacher, with the weights it would have as a part of the model."""
+        name = self.hparams['teacher']
+        if self.weights in (None, False):
+            return cast(nn.Module, make_teacher(name))
+        model = getattr(torchgeo_clay.models, self.hparams['model'])(weights=self.weights, teacher=name)
+        return cast(nn.Module, model.teacher)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the frozen teacher out of checkpoints: its name, in the hyperparameters, brings it back."""
+        checkpoint['state_dict'] = {k: v for k, v in checkpoint['state_dict'].items() if not k.startswith(_TEACHER)}
+        if self._digest is not None:
+            checkpoint[_DIGEST] = self._digest
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the teacher to the checkpoint, whose loading is strict.
+
+        Raises:
+            ValueError: if the targets are of a teacher with other weights than in the checkpoint's run.
+        """
+        teacher = {k: v for k, v in self.state_dict().items() if k.startswith(_TEACHER)}
+        checkpoint['state_dict'] = {**checkpoint['state_dict'], **teacher}
+        before = checkpoint.get(_DIGEST)
+        if before is not None and self._digest is not None and before != self._digest:
+            raise ValueError(
+                f'teacher: expected weights with SHA-256 {before[:12]}…, whose targets the checkpoint was trained on, '
+                f'got {self._digest[:12]}… Bring those weights back, or start a new run with weights=<checkpoint>.'
+            )
+
 
 _MODELS = tuple(f'clay_mae_{size}_patch8' for size in ('tiny', 'small', 'base', 'large'))
 
@@ -92,7 +177,7 @@ class ClayPretraining(TeacherTask):
     def configure_models(self) -> None:
         """Build the autoencoder."""
         hparams = self.hparams
-        options = {**(hparams['model_options'] or {}), **teacher_options(hparams)}
+        options = {**(hparams['model_options'] or {}), **_teacher_options(hparams)}
         self.model = getattr(torchgeo_clay.models, hparams['model'])(weights=self.weights, **options)
         self.model.encoder.set_grad_checkpointing(hparams['grad_checkpointing'])
         if hparams['compile']:
@@ -175,26 +260,13 @@ class ClayPretraining(TeacherTask):
         return output.loss
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Compute the training loss.
-
-        Args:
-            batch: see :meth:`reconstruction`.
-            batch_idx: ignored.
-
-        Returns:
-            () loss.
-        """
+        """Compute the training loss."""
         loss = self._step(batch, 'train')
         self.log('lr', self.trainer.optimizers[0].param_groups[0]['lr'], on_step=True, on_epoch=False)
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Compute the validation losses.
-
-        Args:
-            batch: see :meth:`reconstruction`.
-            batch_idx: ignored.
-        """
+        """Compute the validation losses."""
         self._step(batch, 'val')
 
     def on_validation_epoch_end(self) -> None:
@@ -209,10 +281,5 @@ class ClayPretraining(TeacherTask):
                 logger.log_metrics(losses, step=0)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Compute the test losses.
-
-        Args:
-            batch: see :meth:`reconstruction`.
-            batch_idx: ignored.
-        """
+        """Compute the test losses."""
         self._step(batch, 'test')

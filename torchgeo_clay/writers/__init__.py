@@ -3,7 +3,7 @@
 """Files of results: GeoParquet and cloud-optimized GeoTIFF. Nothing here depends on Lightning."""
 
 from torchgeo_clay.writers.atomic import OutputError, atomic
-from torchgeo_clay.writers.cog import CogStream, Layout
+from torchgeo_clay.writers.cog import CogStream, Layout, write_patch_cogs
 from torchgeo_clay.writers.geoparquet import (
     PartStore,
     Rows,
@@ -12,7 +12,6 @@ from torchgeo_clay.writers.geoparquet import (
     read_metadata,
     write_geoparquet,
 )
-from torchgeo_clay.writers.patches import write_patch_cogs
 from torchgeo_clay.writers.quicklook import write_quicklooks
 
 __all__ = (

@@ -1,11 +1,12 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Cloud-optimized GeoTIFFs written row by row. Shapes: K bands, H rows, W columns."""
+"""Cloud-optimized GeoTIFFs of maps and of patch embeddings."""
 
 from __future__ import annotations
 
 import json
 import os
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,8 +25,14 @@ from rasterio.shutil import copy as raster_copy
 from rasterio.windows import Window
 
 from torchgeo_clay.writers.atomic import OutputError, atomic
+from torchgeo_clay.writers.geoparquet import embedding_batches, read_metadata
 
-__all__ = ('CogStream', 'Color', 'Layout')
+__all__ = (
+    'CogStream',
+    'Color',
+    'Layout',
+    'write_patch_cogs',
+)
 
 #: Pixels per side of a COG's tiles.
 _TILE = 256
@@ -214,3 +221,51 @@ def _describe(file: DatasetWriter, layout: Layout) -> None:
             colors[int(layout.nodata)] = (0, 0, 0, 0)
         file.write_colormap(1, colors)
     file.update_tags(**layout.tags)
+
+
+def write_patch_cogs(
+    folder: str | os.PathLike[str], table: str | os.PathLike[str], scenes: Sequence[Any], patch_size: int = 8
+) -> list[Path]:
+    """Write the embeddings of each scene's patches as a COG of one pixel per patch.
+
+    Values are collected in a temporary file next to the COG, not in memory.
+
+    Args:
+        folder: of the COGs, ``NAME_i.tif`` for the ith scene; existing ones are replaced.
+        table: embeddings of every patch, of :func:`torchgeo_clay.writers.write_geoparquet`.
+        scenes: of :class:`torchgeo_clay.datasets.Scene`; those that are not in the table are skipped.
+        patch_size: pixels per side of a patch.
+
+    Returns:
+        The paths.
+
+    Raises:
+        ValueError: if the table's rows are no patches.
+        OutputError: if a COG cannot be written.
+    """
+    if (pooling := read_metadata(table).get('pooling')) != 'patches':
+        raise ValueError(f'{os.fspath(table)}: expected embeddings of every patch, pooling: patches, got {pooling!r}.')
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    paths = [Path(folder, f'{Path(scene.path).stem}_{i}.tif') for i, scene in enumerate(scenes)]
+    return [path for path, scene in zip(paths, scenes, strict=True) if _write(path, table, scene, patch_size)]
+
+
+def _write(path: Path, table: str | os.PathLike[str], scene: Any, p: int) -> bool:
+    """Write a scene's patches; return whether there are any."""
+    h, w, t = -(-scene.height // p), -(-scene.width // p), scene.transform
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.stem}.') as scratch:
+        grid: np.memmap | None = None
+        for embedding, _, rows, cols in embedding_batches(table, scene.path):
+            if grid is None:
+                grid = np.memmap(f'{scratch}/grid', np.float32, 'w+', shape=(h, w, embedding.shape[1]))
+                grid[:] = np.nan
+            grid[rows // p, cols // p] = embedding
+        if grid is None:
+            return False
+        scaled = Affine(t.a * p, t.b * p, t.c, t.d * p, t.e * p, t.f)
+        layout = Layout(h, w, scene.crs, scaled, 'float32', grid.shape[2], float('nan'), tags={'SOURCE': scene.path})
+        with CogStream(path, layout) as stream:
+            for row in range(0, h, 16):
+                stream.write(row, np.ascontiguousarray(np.moveaxis(grid[row : row + 16], 2, 0)))
+        del grid
+    return True

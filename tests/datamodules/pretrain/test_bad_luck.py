@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from torchgeo_clay.datamodules import ClayPretrainDataModule
-from torchgeo_clay.datamodules.pretrain.agreement import _differences, describe_parts
+from torchgeo_clay.datamodules.pretrain.scan import _differences, describe_parts
 
 OPTIONS = {'batch_size': 3, 'patch_size': 16, 'val_split': 0.3, 'seed': 1}
 

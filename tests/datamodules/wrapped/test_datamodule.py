@@ -23,7 +23,7 @@ from torchgeo.datasets import OSCD, EuroSAT, NonGeoDataset
 from torchgeo.datasets.utils import unbind_samples
 
 from torchgeo_clay.datamodules import SensorDataModule
-from torchgeo_clay.datamodules.wrapped.loader import SensorName, with_dataset
+from torchgeo_clay.datamodules.wrapped.datamodule import SensorName, with_dataset
 from torchgeo_clay.sensors import get_sensor
 
 L1C = pytest.mark.filterwarnings('ignore:EuroSAT holds Sentinel-2 L1C')

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchgeo_clay.datasets import SceneError, scan_scene
-from torchgeo_clay.datasets.raster.bands import FileBand, file_bands
-from torchgeo_clay.datasets.raster.bands import match_bands as match
+from torchgeo_clay.datasets.raster.detection import FileBand, file_bands
+from torchgeo_clay.datasets.raster.detection import match_bands as match
 from torchgeo_clay.sensors import SENSORS, get_sensor
 
 S2, NAIP, LINZ = get_sensor('sentinel-2-l2a'), get_sensor('naip'), get_sensor('linz')

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from torchgeo_clay.datasets.raster.merging import combine_samples, overlay_samples
+from torchgeo_clay.datasets.raster.dataset import combine_samples, overlay_samples
 
 
 def sample(value, valid, time=1.0, channels=1):

@@ -4,7 +4,13 @@
 
 import pytest
 
-from torchgeo_clay.datasets.raster.products import boa_offset, hls, processing_baseline, reflectance_tags, tm_band_names
+from torchgeo_clay.datasets.raster.detection import (
+    boa_offset,
+    hls,
+    processing_baseline,
+    reflectance_tags,
+    tm_band_names,
+)
 
 
 @pytest.mark.parametrize(

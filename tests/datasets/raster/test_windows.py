@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchgeo_clay.datasets.raster.windows import owned, starts, windows
+from torchgeo_clay.datasets.raster.dataset import owned, starts, windows
 
 CHIPS = st.integers(1, 6).map(lambda n: 8 * n)
 

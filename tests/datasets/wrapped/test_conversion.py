@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from torchgeo_clay.datasets.wrapped.conversion import Conversion, check_range
 from torchgeo_clay.datasets.wrapped.place import from_interval
-from torchgeo_clay.datasets.wrapped.resampling import pixel_growth
-from torchgeo_clay.datasets.wrapped.shared_mask import SharedMask
+from torchgeo_clay.datasets.wrapped.resampling import SharedMask, pixel_growth
 from torchgeo_clay.sensors import get_sensor
 
 NAIP, SAR = get_sensor('naip'), get_sensor('sentinel-1-rtc')

@@ -21,7 +21,7 @@ from torchgeo.samplers import GriddedPatchSampler
 
 from torchgeo_clay.conditioning import Conditioning
 from torchgeo_clay.datasets import SensorDataset
-from torchgeo_clay.datasets.wrapped.own import own_sensor
+from torchgeo_clay.datasets.wrapped.channels import own_sensor
 from torchgeo_clay.sensors import Band, Sensor, get_sensor
 
 L1C = pytest.mark.filterwarnings('ignore:EuroSAT holds Sentinel-2 L1C')

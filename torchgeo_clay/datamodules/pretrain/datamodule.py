@@ -12,12 +12,11 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from torchgeo_clay.conditioning import check_batch
 from torchgeo_clay.datamodules.arguments import check_at_least, check_patch_size, check_precision, check_share
-from torchgeo_clay.datamodules.pretrain.agreement import check_agreement, describe_parts
 from torchgeo_clay.datamodules.pretrain.dataset import PretrainDataset
 from torchgeo_clay.datamodules.pretrain.loader import PlannedLoader, ResumableDataModule, ResumableLoader
 from torchgeo_clay.datamodules.pretrain.plan import EpochPlan, Shares, describe_plan, plan_epoch, plan_evaluation
 from torchgeo_clay.datamodules.pretrain.regions import SensorScenes, split_scenes
-from torchgeo_clay.datamodules.pretrain.scan import find_folders, scan_folder
+from torchgeo_clay.datamodules.pretrain.scan import check_agreement, describe_parts, find_folders, scan_folder
 from torchgeo_clay.sensors import Sensor
 from torchgeo_clay.simulator import SyntheticScenes
 
@@ -120,9 +119,6 @@ class ClayPretrainDataModule(ResumableDataModule):
     def setup(self, stage: str) -> None:
         """Look at the scenes, split them and log what there is.
 
-        Args:
-            stage: ``fit``, ``validate`` or ``test``; the scenes that validate are the scenes that test.
-
         Raises:
             ValueError: for a root without scenes that can be read, a batch larger than a sensor's data, or a precision
                 that cannot hold time and place; on several ranks also for data that is not the same on all.
@@ -174,11 +170,7 @@ class ClayPretrainDataModule(ResumableDataModule):
         }
 
     def train_dataloader(self) -> ResumableLoader:
-        """The loader of this rank's batches, whose position Lightning saves.
-
-        Returns:
-            A loader that yields batches on the host, before :meth:`on_after_batch_transfer`.
-        """
+        """The loader of this rank's batches, whose position Lightning saves."""
         dataset = self._valid_attribute('train_dataset')
         rank, world = self._world
         sizes, total = dataset.sizes, self.batch_size * world
@@ -200,11 +192,7 @@ class ClayPretrainDataModule(ResumableDataModule):
         return self._resumed(loader)
 
     def val_dataloader(self) -> PlannedLoader | list[PlannedLoader]:
-        """The loader of this rank's batches of validation.
-
-        Returns:
-            A loader that yields batches on the host, the same in every epoch; none where no scene validates.
-        """
+        """The loader of this rank's batches of validation."""
         dataset = self.val_dataset
         if not isinstance(dataset, PretrainDataset) or not dataset.sizes:
             return []
@@ -220,11 +208,7 @@ class ClayPretrainDataModule(ResumableDataModule):
         return self.val_dataloader()
 
     def teardown(self, stage: str) -> None:
-        """Stop the workers and close the files.
-
-        Args:
-            stage: ignored.
-        """
+        """Stop the workers and close the files."""
         while self._loaders:
             self._loaders.pop().close()
         for part in (part for parts in self._parts.values() for part in parts.values()):
@@ -233,13 +217,6 @@ class ClayPretrainDataModule(ResumableDataModule):
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Check a batch's values on the host.
 
-        Args:
-            batch: a batch as loaded.
-            dataloader_idx: ignored.
-
-        Returns:
-            The batch.
-
         Raises:
             ValueError: for whatever :func:`~torchgeo_clay.conditioning.check_batch` refuses.
         """
@@ -247,15 +224,7 @@ class ClayPretrainDataModule(ResumableDataModule):
         return batch
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Normalize a batch on its device, hide bands, and add the sensor whose bands are the channels.
-
-        Args:
-            batch: a batch as loaded.
-            dataloader_idx: ignored.
-
-        Returns:
-            The batch as the class describes it.
-        """
+        """Normalize a batch on its device, hide bands, and add the sensor whose bands are the channels."""
         # not before the transfer: Lightning refuses to move a frozen dataclass
         sensor = self.selected[batch['sensor']]
         target = sensor.normalize(batch['image'], batch['valid'])

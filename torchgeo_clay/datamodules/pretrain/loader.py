@@ -204,9 +204,6 @@ class ResumableLoader(PlannedLoader):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to a saved position.
 
-        Args:
-            state: what :meth:`state_dict` returned in another run, of any world size.
-
         Raises:
             ValueError: if the rest of the epoch would differ, as something the plan is made from has changed.
         """
@@ -250,19 +247,11 @@ class ResumableDataModule(BaseDataModule):
         return {} if self._train_loader is None else {'train_loader': self._train_loader.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep a position for the training loader; validating and testing have no use for it.
-
-        Args:
-            state_dict: what :meth:`state_dict` returned in another run.
-        """
+        """Keep a position for the training loader; validating and testing have no use for it."""
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             self._position = state_dict.get('train_loader')
 
     def on_exception(self, exception: BaseException) -> None:
-        """Add a remedy where a worker process died; PyTorch raises that from wherever training is.
-
-        Args:
-            exception: what ends the run.
-        """
+        """Add a remedy where a worker process died; PyTorch raises that from wherever training is."""
         if _is_dead_worker(exception) and WORKER_DIED not in str(exception):
             exception.add_note(WORKER_DIED)

@@ -1,12 +1,12 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""A look at scenes before training: one folder per sensor under a root, with rasters and Clay's ``.npz`` chips."""
+"""Search for training scenes and chips, and the check that all ranks found the same."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch.distributed as dist
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from torchgeo_clay.datamodules.pretrain.regions import READ_ERRORS, PatchSource, Region, SensorScenes, find_data
@@ -21,12 +22,22 @@ from torchgeo_clay.datamodules.pretrain.teacher_targets import ChipTargets
 from torchgeo_clay.datasets import ClayChips, SceneError, SensorRaster
 from torchgeo_clay.datasets.chips import chip_shape
 from torchgeo_clay.datasets.raster.files import is_beside, list_rasters, printable
-from torchgeo_clay.datasets.raster.scanning import scan_scenes
+from torchgeo_clay.datasets.raster.scene import scan_scenes
 from torchgeo_clay.datasets.upstream import Sample
 from torchgeo_clay.sensors import Sensor, get_sensor
 from torchgeo_clay.sensors.plausibility import UnitsCheck
 
-__all__ = ('SENSOR_FILE', 'ChipScenes', 'ScannedFolder', 'SensorFolder', 'find_folders', 'scan_folder')
+__all__ = (
+    'SENSOR_FILE',
+    'ChipScenes',
+    'DisagreementError',
+    'ScannedFolder',
+    'SensorFolder',
+    'check_agreement',
+    'describe_parts',
+    'find_folders',
+    'scan_folder',
+)
 
 #: Description of a user's own sensor, see :meth:`Sensor.from_yaml`.
 SENSOR_FILE = 'sensor.yaml'
@@ -335,11 +346,7 @@ def _check_units(chips: ClayChips, places: Sequence[int]) -> None:
 
 
 def _damaged_before_first(chips: ClayChips) -> dict[str, str]:
-    """Path and reason of the chips before the first that can be read.
-
-    Raises:
-        SceneError: if none of the first ones can be read.
-    """
+    """Path and reason of the chips before the first that can be read."""
     damaged: dict[str, str] = {}
     for i in range(min(len(chips), _TRIED_CHIPS)):
         try:
@@ -379,3 +386,77 @@ def _read_weights(folder: Path, regions: Sequence[Region]) -> tuple[float, ...]:
     if not sum(weights[r.path] for r in regions) > 0:
         raise ValueError(f'{table}: expected at least one positive weight.')
     return tuple(weights[r.path] for r in regions)
+
+
+#: Differences that an error names.
+SHOWN = 5
+
+
+class DisagreementError(ValueError):
+    """Ranks of one run see different data."""
+
+
+def describe_parts(parts: Mapping[str, Mapping[str, SensorScenes]]) -> dict[str, tuple[int, str]]:
+    """What has to be the same on all ranks.
+
+    Args:
+        parts: ``train`` and ``val`` → sensor → its scenes.
+
+    Returns:
+        Sensor and part, in words → number of scenes and a fingerprint of them and of the sensor.
+    """
+    return {
+        f'{name} ({split})': (len(part), part.digest(part.sensor))
+        for split, sensors in parts.items()
+        for name, part in sensors.items()
+    }
+
+
+def check_agreement(look: Callable[[], Mapping[str, tuple[int, str]]]) -> None:
+    """Look at the data on every rank and raise, on all of them, unless all have found the same.
+
+    A rank that fails reports it to the others, which would else wait until the time limit of the process group.
+
+    Args:
+        look: looks at this rank's data and describes it, see :func:`describe_parts`.
+
+    Raises:
+        DisagreementError: naming ranks and differences.
+        ValueError: whatever ``look`` raises on a single rank.
+        OSError: likewise.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        look()
+        return
+    found: dict[str, Any] | str
+    failure = None
+    try:
+        found = dict(look())
+    except (ValueError, OSError) as error:
+        failure, found = error, f'{type(error).__name__}: {error}'
+    everyone: list[dict[str, Any] | str] = [''] * dist.get_world_size()
+    dist.all_gather_object(everyone, found)
+    if differences := _differences(everyone):
+        shown = '\n'.join(f'  {line}' for line in differences[:SHOWN])
+        more = f'\n  … and {len(differences) - SHOWN} more' if len(differences) > SHOWN else ''
+        raise DisagreementError(
+            f'Expected all {len(everyone)} ranks to find the same scenes, got\n{shown}{more}\nEvery rank reads the '
+            'scenes of any sensor: put them on storage that all machines share, or copy them whole to each, under the '
+            'same names, and give all ranks the same root.'
+        ) from failure
+
+
+def _differences(everyone: list[dict[str, Any] | str]) -> list[str]:
+    """A line for each failure, and for each difference from the first rank without one."""
+    lines = [f'rank {rank}: {found}' for rank, found in enumerate(everyone) if isinstance(found, str)]
+    good = [(rank, found) for rank, found in enumerate(everyone) if not isinstance(found, str)]
+    for rank, found in good[1:]:
+        first, expected = good[0]
+        for name in sorted({*expected, *found}):
+            here, there = (ranks.get(name, (0, '')) for ranks in (found, expected))
+            if here[0] != there[0]:
+                lines.append(f'rank {rank}: {here[0]} scenes of {name}, rank {first} {there[0]}')
+            elif here != there:
+                how = f'{here[0]} on both, of other names, sizes or weights'
+                lines.append(f'rank {rank}: other scenes of {name} than rank {first}: {how}')
+    return lines

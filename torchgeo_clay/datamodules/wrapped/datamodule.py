@@ -4,32 +4,164 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import kornia.augmentation as K
 import torch
+from kornia.augmentation import IntensityAugmentationBase2D
 from lightning.pytorch import LightningDataModule
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 from torchgeo.datamodules import BaseDataModule
 
 from torchgeo_clay.conditioning import check_batch
 from torchgeo_clay.datamodules.arguments import check_precision
-from torchgeo_clay.datamodules.wrapped.loader import with_dataset
-from torchgeo_clay.datamodules.wrapped.normalization import (
-    find_normalizations,
-    intensity_scale,
-    replace_normalizations,
-)
+from torchgeo_clay.datasets.wrapped.channels import OWN, own_sensor
 from torchgeo_clay.datasets.wrapped.dataset import SensorDataset
-from torchgeo_clay.datasets.wrapped.own import OWN, own_sensor
-from torchgeo_clay.datasets.wrapped.resampling import pixel_growth, transforms_of
-from torchgeo_clay.datasets.wrapped.shared_mask import share_masks
+from torchgeo_clay.datasets.wrapped.resampling import pixel_growth, share_masks, transforms_of
 from torchgeo_clay.models.clay import PATCH_SIZE
 from torchgeo_clay.sensors import Sensor, get_sensor
 
-__all__ = ('SensorDataModule',)
+__all__ = (
+    'METADATA',
+    'SensorCollate',
+    'SensorDataModule',
+    'SensorName',
+    'with_dataset',
+)
+
+
+def _find_normalizations(module: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
+    """Find normalizations in a module: the parent, the child's name and the child of each."""
+    return [
+        (parent, name, child)
+        for parent in module.modules()
+        for name, child in parent.named_children()
+        if type(child).__name__ == 'Normalize'
+    ]
+
+
+def _intensity_scale(module: nn.Module, sensor: Sensor) -> float:
+    """Return the divisor of an augmentation's pixels, for its color transforms.
+
+    Returns:
+        1 without color transforms; else 255 for a sensor of 8 bits, and for others the mean plus 3 standard deviations
+        of the brightest band.
+    """
+    changes = [
+        m for m in module.modules() if isinstance(m, IntensityAugmentationBase2D) and type(m).__name__ != 'Normalize'
+    ]
+    if not changes:
+        return 1.0
+    high = max(mean + 3 * std for mean, std in zip(sensor.mean, sensor.std, strict=True))
+    return 255.0 if 20 < high < 300 else max(high, 1.0)
+
+
+def _replace_normalizations(module: nn.Module, scale: float) -> None:
+    """Replace each normalization by a division by one number."""
+    for parent, name, child in _find_normalizations(module):
+        keepdim = bool(getattr(child, 'keepdim', False))  # set by its container; masks lose or gain an axis otherwise
+        setattr(parent, name, K.Normalize(torch.tensor(0.0), torch.tensor(scale), keepdim=keepdim))
+
+
+#: Keys that SensorDataset adds to each sample.
+METADATA = ('wavelength', 'res', 'lat', 'lon', 'time')
+
+
+class SensorName(str):
+    """The name of a batch's sensor: a string that ``torch.unbind`` returns as it is.
+
+    TorchGeo's tasks plot a batch's first sample by ``unbind_samples``, which unbinds everything in the batch, and torch
+    refuses strings. The first sample gets the name.
+    """
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Return the name from ``torch.unbind``."""
+        return (args[0],) if func is torch.unbind else NotImplemented
+
+
+class SensorCollate:
+    """Collate as the loader does, stack the metadata and add the sensor's name.
+
+    Some of TorchGeo's collation functions drop unknown keys, and none takes strings.
+
+    Args:
+        collate: the loader's own function.
+        sensor: its name.
+    """
+
+    def __init__(self, collate: Callable[[list[Any]], Any], sensor: str) -> None:
+        """Initialize a new SensorCollate instance; see the class."""
+        self.collate = collate
+        self.sensor = sensor
+
+    def __call__(self, samples: Any) -> dict[str, Any]:
+        """Collate a list of samples, or convert one sample of a loader without batches."""
+        if isinstance(samples, Mapping):
+            return {**self.collate(samples), 'sensor': SensorName(self.sensor)}  # type: ignore[arg-type]
+        rest = [{k: v for k, v in sample.items() if k not in METADATA} for sample in samples]
+        stacked = {key: torch.stack([sample[key] for sample in samples]) for key in METADATA if key != 'time'}
+        times = pad_sequence([sample['time'].reshape(-1) for sample in samples], True, math.nan)  # NaN for no date
+        stacked['time'] = times if samples[0]['time'].ndim else times[:, 0]
+        return {**self.collate(rest), **stacked, 'sensor': SensorName(self.sensor)}
+
+
+def with_dataset(loader: Any, replace: Callable[[Dataset[Any]], Any]) -> Any:
+    """Rebuild a loader, or loaders, over another dataset.
+
+    Args:
+        loader: a loader, or a list, tuple or dictionary of them.
+        replace: called with each loader's dataset; it returns one with ``sensor`` and the same indices.
+
+    Returns:
+        The same structure of new loaders with the same samplers, batches, workers and collation.
+
+    Raises:
+        ValueError: for other loaders than torch's, and datasets without indices.
+    """
+    if isinstance(loader, Mapping):
+        return {key: with_dataset(value, replace) for key, value in loader.items()}
+    if isinstance(loader, list | tuple):
+        return [with_dataset(value, replace) for value in loader]
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        what = type(loader.dataset if isinstance(loader, DataLoader) else loader).__name__
+        raise ValueError(
+            f'Expected torch DataLoaders of datasets with indices from the wrapped datamodule, got {what}.'
+        )
+    dataset = replace(loader.dataset)
+    options: dict[str, Any] = {
+        name: getattr(loader, name)
+        for name in (
+            'num_workers',
+            'pin_memory',
+            'timeout',
+            'worker_init_fn',
+            'multiprocessing_context',
+            'generator',
+            'prefetch_factor',
+            'persistent_workers',
+        )
+    }
+    options['collate_fn'] = SensorCollate(loader.collate_fn, dataset.sensor.name)
+    if type(loader.batch_sampler) is BatchSampler:  # as Lightning replaces samplers to distribute them
+        batching: dict[str, Any] = {
+            'batch_size': loader.batch_size,
+            'sampler': loader.sampler,
+            'drop_last': loader.drop_last,
+        }
+    elif loader.batch_sampler is not None:
+        batching = {'batch_sampler': loader.batch_sampler}
+    else:
+        batching = {'batch_size': None, 'sampler': loader.sampler}
+    return DataLoader(dataset, **batching, **options)
+
 
 _DATASETS = ('train_dataset', 'val_dataset', 'test_dataset', 'predict_dataset', 'dataset')
 
@@ -124,9 +256,6 @@ class SensorDataModule(BaseDataModule):
     def setup(self, stage: str) -> None:
         """Set up the wrapped datamodule and find the sensor's bands in its datasets.
 
-        Args:
-            stage: 'fit', 'validate', 'test' or 'predict'.
-
         Raises:
             ValueError: see :class:`~torchgeo_clay.datasets.SensorDataset`; for a precision that makes times wrong.
         """
@@ -150,8 +279,8 @@ class SensorDataModule(BaseDataModule):
         share_masks(self.datamodule, *vars(self.datamodule))
         for module in vars(self.datamodule).values():
             if isinstance(module, nn.Module) and module not in self._augmentations:
-                scale = intensity_scale(module, sensor) if find_normalizations(module) else 1.0
-                replace_normalizations(module, scale)
+                scale = _intensity_scale(module, sensor) if _find_normalizations(module) else 1.0
+                _replace_normalizations(module, scale)
                 self._augmentations[module] = scale
                 module.register_forward_hook(self._note_call)
 
@@ -175,7 +304,7 @@ class SensorDataModule(BaseDataModule):
                     gsd=self._options['gsd'],
                 )
             for module in transforms_of(dataset):
-                replace_normalizations(module, 1.0)
+                _replace_normalizations(module, 1.0)
             self._current = self._wrapped[id(dataset)] = SensorDataset(dataset, sensor, **self._options)
         else:
             self._current = self._wrapped[id(dataset)]
@@ -203,10 +332,6 @@ class SensorDataModule(BaseDataModule):
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Check a batch on the host.
 
-        Args:
-            batch: as collated.
-            dataloader_idx: of several loaders.
-
         Raises:
             ValueError: for a batch without ``image``, or values
                 :func:`~torchgeo_clay.conditioning.check_batch` refuses.
@@ -227,10 +352,6 @@ class SensorDataModule(BaseDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augment a batch as the wrapped datamodule does, adapt ``res``, and normalize for the sensor.
-
-        Args:
-            batch: on the device, in the sensor's units.
-            dataloader_idx: of several loaders.
 
         Raises:
             ValueError: for images smaller than one of the model's patches.
@@ -258,10 +379,6 @@ class SensorDataModule(BaseDataModule):
 
     def plot(self, *args: Any, **kwargs: Any) -> Figure | None:
         """Plot a sample as the wrapped datamodule does, in its own bands and units.
-
-        Args:
-            *args: the sample, in the sensor's units, as TorchGeo's tasks denormalize before they plot.
-            **kwargs: passed on.
 
         Raises:
             ValueError: before any data was set up.

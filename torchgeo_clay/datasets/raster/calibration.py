@@ -15,11 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from torchgeo_clay.datasets.raster.detection import boa_offset, hls, reflectance_tags
 from torchgeo_clay.datasets.raster.files import SceneError
-from torchgeo_clay.datasets.raster.products import boa_offset, hls, reflectance_tags
 from torchgeo_clay.sensors import Sensor
-from torchgeo_clay.sensors.decibels import check_to_db, to_decibels
-from torchgeo_clay.sensors.plausibility import check_units
+from torchgeo_clay.sensors.plausibility import check_to_db, check_units, to_decibels
 
 __all__ = ('RAW', 'Calibration', 'Declared', 'calibrate', 'check_numbers')
 

@@ -11,27 +11,325 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, cast
+from itertools import pairwise
+from operator import eq
+from typing import Any, cast, overload
 
+import geopandas as gpd
+import numpy as np
 import pandas as pd
+import shapely
 import torch
 from matplotlib.figure import Figure
 from pyproj import CRS
 from rasterio import Affine
+from rasterio.transform import array_bounds
+from rasterio.warp import calculate_default_transform
 from torchgeo.datasets import GeoDataset, IntersectionDataset, UnionDataset
 
 from torchgeo_clay.datasets.plotting import true_color
 from torchgeo_clay.datasets.raster.files import SceneError, list_rasters, open_raster, printable
-from torchgeo_clay.datasets.raster.georeference import window_center, window_gsd
-from torchgeo_clay.datasets.raster.indexing import grid_of, scene_index, scenes_at, window_on_grid
-from torchgeo_clay.datasets.raster.merging import combine_samples, overlay_samples
+from torchgeo_clay.datasets.raster.georeference import footprint, window_center, window_gsd
 from torchgeo_clay.datasets.raster.reading import Handles, Pixels, Valid, read_window, read_window_on_grid
-from torchgeo_clay.datasets.raster.scanning import list_skipped, log_assumptions, nothing_left, scan_scenes
-from torchgeo_clay.datasets.raster.scene import Scene, file_version
+from torchgeo_clay.datasets.raster.scene import (
+    Scene,
+    file_version,
+    list_skipped,
+    log_assumptions,
+    nothing_left,
+    scan_scenes,
+)
 from torchgeo_clay.datasets.upstream import GeoSlice, Path, Sample
 from torchgeo_clay.sensors import Sensor, get_sensor
 
-__all__ = ('SensorRaster',)
+__all__ = (
+    'SensorRaster',
+    'check_windows',
+    'combine_samples',
+    'overlay_samples',
+    'owned',
+    'starts',
+    'windows',
+)
+
+#: How far a query may lie from a scene's grid to count as on it, in pixels; less than any resampling could show.
+_ON_GRID = 0.01
+
+# Points along each side of a footprint, so that it bends with the projection.
+_POINTS_PER_SIDE = 16
+
+
+def _outline(scene: Scene, crs: CRS | None) -> shapely.Geometry:
+    """Outline of a scene in a CRS; empty where that is not defined."""
+    if scene.crs is None:
+        return shapely.Polygon()
+    outline = footprint(scene.transform, 0, 0, scene.height, scene.width)
+    if crs is None or scene.crs == crs:
+        return outline
+    bent = outline.segmentize(outline.length / 4 / _POINTS_PER_SIDE)
+    moved = gpd.GeoSeries([bent], crs=scene.crs).to_crs(crs).iloc[0]
+    return moved if np.isfinite(moved.bounds).all() else shapely.Polygon()
+
+
+def _interval(scene: Scene) -> tuple[pd.Timestamp, pd.Timestamp]:
+    """First and last moment of a scene; all of time, as in TorchGeo, where it is unknown."""
+    if not scene.acquired.known:
+        return pd.Timestamp.min, pd.Timestamp.max
+    start, stop = scene.acquired.start, scene.acquired.stop
+    return pd.Timestamp(round(start * 1e6), unit='us'), pd.Timestamp(round(stop * 1e6), unit='us')
+
+
+def _pixel_size(scene: Scene, crs: CRS) -> tuple[float, float]:
+    """Size of a scene's pixels in units of a CRS, in x and y."""
+    assert scene.crs is not None
+    if scene.crs == crs:
+        a, b, _, d, e, _ = tuple(scene.transform)[:6]
+        return math.hypot(a, d), math.hypot(b, e)
+    bounds = array_bounds(scene.height, scene.width, scene.transform)
+    transform, _, _ = calculate_default_transform(scene.crs.to_wkt(), crs.to_wkt(), scene.width, scene.height, *bounds)
+    return transform.a, -transform.e
+
+
+def _scene_index(scenes: Sequence[Scene], crs: CRS | None = None) -> tuple[gpd.GeoDataFrame, tuple[float, float]]:
+    """Build the index of TorchGeo's samplers and set operations: a row per scene, in their order.
+
+    Returns:
+        The index (``filepath``, ``geometry``, and ``datetime`` intervals), and the size of the first scene's pixels in
+        units of its CRS. Scenes without CRS are in it with an empty outline, so that no place finds them.
+    """
+    first = next((s for s in scenes if s.crs is not None), None)
+    target = crs if crs is not None else None if first is None else first.crs
+    outlines = [_outline(s, target) for s in scenes]
+    times = pd.IntervalIndex.from_tuples([_interval(s) for s in scenes], closed='both', name='datetime')
+    index = gpd.GeoDataFrame({'filepath': [s.path for s in scenes]}, index=times, geometry=outlines, crs=target)
+    return index, (1.0, 1.0) if first is None or target is None else _pixel_size(first, target)
+
+
+def _scenes_at(index: gpd.GeoDataFrame, outline: shapely.Polygon) -> list[int]:
+    """Find the rows of the index that share area with an outline, in the index's order; touching it is not enough."""
+    near = index.sindex.query(outline, predicate='intersects')
+    return sorted(int(i) for i in near if not index.geometry.iloc[i].touches(outline))
+
+
+def _grid_of(x: slice, y: slice) -> tuple[Affine, int, int, shapely.Polygon]:
+    """Compute the north-up grid of a query.
+
+    Returns:
+        Its affine, height and width in pixels, and outline.
+    """
+    if not (x.step > 0 and y.step > 0 and x.stop > x.start and y.stop > y.start):
+        raise ValueError(f'Expected x and y from less to more with a positive pixel size, got {x} and {y}.')
+    height, width = round((y.stop - y.start) / y.step), round((x.stop - x.start) / x.step)
+    transform = Affine(x.step, 0.0, x.start, 0.0, -y.step, y.stop)
+    return transform, max(height, 1), max(width, 1), shapely.box(x.start, y.start, x.stop, y.stop)
+
+
+def _window_on_grid(
+    scene: Scene, crs: CRS, transform: Affine, height: int, width: int
+) -> tuple[int, int, int, int] | None:
+    """Find the window of a scene that is a given grid, if the grid is a part of the scene's own.
+
+    Returns:
+        Row, column, height and width; None where pixels would have to be resampled.
+    """
+    own = scene.transform
+    if scene.crs != crs or own.b != 0 or own.d != 0:
+        return None
+    # the far corner must fit as well as the near one, else the pixels are of another size
+    left, top = (transform.c - own.c) / own.a, (transform.f - own.f) / own.e
+    right = (transform.c + width * transform.a - own.c) / own.a
+    bottom = (transform.f + height * transform.e - own.f) / own.e
+    row, col = round(top), round(left)
+    off = max(abs(top - row), abs(left - col), abs(bottom - row - height), abs(right - col - width))
+    return (row, col, height, width) if off < _ON_GRID else None
+
+
+# Keys of the place and the grid, which the datasets share: TorchGeo gives both samples the same query.
+_SHARED = ('bounds', 'transform', 'res', 'lat', 'lon')
+
+
+def combine_samples(samples: Iterable[Sample]) -> Sample:
+    """Join samples of one place: channels are concatenated, a pixel is valid where it is in all.
+
+    Args:
+        samples: of datasets asked for the same place.
+
+    Returns:
+        One sample. ``time`` is kept if the samples agree, else NaN: the model sees one date at a time.
+    """
+    combined: Sample = {}
+    for sample in samples:
+        for key, value in sample.items():
+            if key not in combined:
+                combined[key] = value
+            elif key == 'valid':
+                combined[key] = combined[key] & value
+            elif key == 'time':
+                combined[key] = (
+                    combined[key] if torch.equal(combined[key], value) else torch.full_like(value, torch.nan)
+                )
+            elif key not in _SHARED:
+                combined[key] = torch.cat([combined[key], value])
+    return combined
+
+
+def overlay_samples(samples: Iterable[Sample]) -> Sample:
+    """Lay samples of one place over each other: the first valid pixel counts.
+
+    Args:
+        samples: of datasets asked for the same place, with images of one shape.
+
+    Returns:
+        One sample. ``time`` is that of the samples that gave a pixel if they agree, else NaN.
+    """
+    overlaid: Sample = {}
+    for sample in samples:
+        if not overlaid:
+            overlaid = dict(sample)
+            continue
+        if overlaid.get('valid') is None or sample.get('valid') is None:
+            overlaid |= {key: value for key, value in sample.items() if key not in overlaid}
+            continue
+        new = sample['valid'] & ~overlaid['valid']
+        if new.any():
+            if not overlaid['valid'].any():
+                overlaid['time'] = sample['time']
+            elif not torch.equal(overlaid['time'], sample['time']):
+                overlaid['time'] = torch.full_like(sample['time'], torch.nan)
+            if overlaid['image'].shape != sample['image'].shape:
+                raise ValueError(
+                    f'Expected images of one shape, got {tuple(overlaid["image"].shape)} and '
+                    f'{tuple(sample["image"].shape)}. A union is of one sensor with one band list.'
+                )
+            overlaid['image'] = torch.where(new, sample['image'], overlaid['image'])
+            overlaid['valid'] = overlaid['valid'] | new
+    return overlaid
+
+
+#: Pixels per side of the model's patches.
+PATCH = 8
+
+
+def check_windows(chip: int, stride: int, align: int = 1) -> None:
+    """Check a chip size and a stride.
+
+    Args:
+        chip: pixels per side.
+        stride: pixels from one window to the next.
+        align: where windows have to begin at multiples of it, 8 for a common grid of patches.
+
+    Raises:
+        ValueError: naming the argument, what was expected and what would do.
+    """
+    if chip < PATCH or chip % PATCH:
+        nearest = max(1, round(chip / PATCH)) * PATCH
+        raise ValueError(
+            f"chip: expected a multiple of {PATCH} pixels, the size of the model's patches, got {chip}. "
+            f'The nearest is {nearest}.'
+        )
+    if not 0 < stride <= chip:
+        why = 'windows would never end' if stride <= 0 else 'pixels between windows would be left out'
+        raise ValueError(
+            f'stride: expected 1 to {chip} pixels (the chip), got {stride}: {why}. Give stride={chip} for chips side '
+            f'by side, stride={chip // 2} for half of each overlapping.'
+        )
+    if stride % align:
+        nearest = max(1, round(stride / align)) * align
+        raise ValueError(
+            f'stride: expected a multiple of {align} pixels, so that the patches of all windows lie on one grid, got '
+            f'{stride}. The nearest is {nearest}.'
+        )
+
+
+def starts(length: int, chip: int, stride: int, align: int = 1) -> tuple[int, ...]:
+    """First pixels of the windows along one axis.
+
+    Args:
+        length: pixels of the axis.
+        chip: pixels of a window.
+        stride: pixels from one window to the next.
+        align: every window begins at a multiple of it. The last one may then end up to align - 1 pixels outside.
+
+    Returns:
+        Rising; one window, which is padded, for an axis shorter than a chip.
+
+    Raises:
+        ValueError: as for :func:`check_windows`, and for an axis without pixels.
+    """
+    check_windows(chip, stride, align)
+    if length < 1:
+        raise ValueError(f'length: expected at least 1 pixel, got {length}.')
+    last = -(-max(length - chip, 0) // align) * align
+    return (*range(0, last, stride), last)
+
+
+class Windows(Sequence[tuple[int, int]]):
+    """Upper left corners (row, column) of windows, row by row, computed when asked for; slices are of the same class.
+
+    Args:
+        rows: first rows.
+        cols: first columns.
+        places: positions in the product of both; None for all.
+    """
+
+    def __init__(self, rows: Sequence[int], cols: Sequence[int], places: range | None = None) -> None:
+        """Initialize a new Windows instance."""
+        self.rows, self.cols = rows, cols
+        self.places = range(len(rows) * len(cols)) if places is None else places
+
+    def __len__(self) -> int:
+        """Return the number of windows."""
+        return len(self.places)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare with any sequence of corners."""
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[int, int]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Windows: ...
+
+    def __getitem__(self, index: int | slice) -> tuple[int, int] | Windows:
+        """Return a window's corner, or some of the windows."""
+        if isinstance(index, slice):
+            return Windows(self.rows, self.cols, self.places[index])
+        row, col = divmod(self.places[index], len(self.cols))
+        return self.rows[row], self.cols[col]
+
+
+def windows(height: int, width: int, chip: int, stride: int, align: int = 1) -> Windows:
+    """Cover a scene with windows, row by row.
+
+    Args:
+        height: rows of the scene.
+        width: columns of the scene.
+        chip: as for :func:`starts`, like stride and align.
+        stride: pixels from one window to the next.
+        align: windows begin at multiples of it.
+
+    Raises:
+        ValueError: as for :func:`starts`.
+    """
+    return Windows(starts(height, chip, stride, align), starts(width, chip, stride, align))
+
+
+def owned(first: Sequence[int], chip: int, align: int = 1) -> tuple[tuple[int, int], ...]:
+    """Divide an axis among overlapping windows: cut in the middle of each overlap.
+
+    Args:
+        first: first pixels of the windows, of :func:`starts` with the same ``align``.
+        chip: pixels of a window.
+        align: the parts begin and end at multiples of it.
+
+    Returns:
+        First pixel and the one after the last, of each window; together they cover the axis once.
+    """
+    cuts = [(left + chip + right) // (2 * align) * align for left, right in pairwise(first)]
+    return tuple(zip([first[0], *cuts], [*cuts, first[-1] + chip], strict=True))
 
 
 class SensorRaster(GeoDataset):
@@ -98,7 +396,7 @@ class SensorRaster(GeoDataset):
         options = {'scale': scale, 'offset': offset, 'to_db': to_db, 'nodata': nodata, 'gsd': gsd, 'time': time}
         self.scenes, self.skipped = self._scan(paths, whole, bands, options)
         log_assumptions(self.sensor, self.scenes)
-        self.index, first_res = scene_index(self.scenes, crs)
+        self.index, first_res = _scene_index(self.scenes, crs)
         self._res = first_res if res is None else (res, res) if isinstance(res, int | float) else res
         self._handles = Handles()
         self._wavelength = torch.tensor(self.sensor.wavelengths, dtype=torch.float32)
@@ -191,10 +489,10 @@ class SensorRaster(GeoDataset):
             SceneError: as :meth:`patch`.
         """
         x, y, t = self._disambiguate_slice(index)
-        transform, height, width, outline = grid_of(x, y)
+        transform, height, width, outline = _grid_of(x, y)
         times = cast(pd.IntervalIndex, self.index.index)
         when = (times.left <= t.stop) & (times.right >= t.start)
-        found = [self.scenes[i] for i in scenes_at(self.index, outline) if when[i]][:: t.step]
+        found = [self.scenes[i] for i in _scenes_at(self.index, outline) if when[i]][:: t.step]
         if not found:
             raise IndexError(f'index: {index} not found in dataset with bounds: {self.bounds}')
         sample = overlay_samples(self._on_grid(scene, transform, height, width) for scene in found)
@@ -205,7 +503,7 @@ class SensorRaster(GeoDataset):
     def _on_grid(self, scene: Scene, transform: Affine, height: int, width: int) -> Sample:
         """Read a scene on a grid of the dataset's CRS."""
         crs = self.crs
-        window = window_on_grid(scene, crs, transform, height, width)
+        window = _window_on_grid(scene, crs, transform, height, width)
         if window is not None:
             pixels, valid = self._read(scene, read_window, *window)
             gsd = scene.gsd(*window)
@@ -218,16 +516,7 @@ class SensorRaster(GeoDataset):
         return sample
 
     def plot(self, sample: Sample, show_titles: bool = True, suptitle: str | None = None) -> Figure:
-        """Show a sample's image in true color (see :func:`torchgeo_clay.datasets.plotting.true_color`).
-
-        Args:
-            sample: of :meth:`__getitem__` or :meth:`patch`.
-            show_titles: whether to write the sensor, the place and the date above.
-            suptitle: a title above all.
-
-        Returns:
-            A matplotlib figure.
-        """
+        """Show a sample's image in true color (see :func:`torchgeo_clay.datasets.plotting.true_color`)."""
         figure = Figure(figsize=(4, 4), layout='constrained')
         axes = figure.subplots()
         axes.imshow(true_color(sample['image'], self.sensor, sample.get('valid')))

@@ -30,7 +30,6 @@ __all__ = (
     'footprint',
     'footprint_wgs84',
     'georeferencing',
-    'in_degrees',
     'lon_lat',
     'shifted',
     'window_center',
@@ -110,7 +109,7 @@ def _problem(crs: CRS, transform: Affine, height: int, width: int) -> str:
         return 'its geotransform is degenerate: its pixels have no area'
     if _to_wgs84(crs.srs) is None:
         return f'its CRS {crs.name!r} is local, without a way to longitude and latitude'
-    if in_degrees(crs):
+    if _in_degrees(crs):
         corners = [apply(transform, x, y) for x in (0, width) for y in (0, height)]
         lon, lat = (max(map(abs, values)) for values in zip(*corners, strict=True))
         if lat > 90 + abs(d) + abs(e) or lon > 360 + abs(a) + abs(b):
@@ -120,12 +119,8 @@ def _problem(crs: CRS, transform: Affine, height: int, width: int) -> str:
     return ''
 
 
-def in_degrees(crs: CRS) -> bool:
-    """Whether coordinates of a CRS are longitude and latitude in degrees.
-
-    Args:
-        crs: the CRS.
-    """
+def _in_degrees(crs: CRS) -> bool:
+    """Whether coordinates of a CRS are longitude and latitude in degrees."""
     geographic, _, unit = _kind(crs.srs)
     return geographic and math.isclose(unit, math.pi / 180, rel_tol=1e-6)
 
@@ -302,7 +297,7 @@ def footprint_wgs84(
     points = [point for begin, end in edges for point in _edge(crs, transform, begin, end)]
     if not np.isfinite(points).all():
         return Polygon()
-    if in_degrees(crs):
+    if _in_degrees(crs):
         return _cut_at_antimeridian(np.array([*points, points[0]]))
     return _cut_at_antimeridian(_unwrapped(points))
 
@@ -314,7 +309,7 @@ def _corners(row: float, col: float, height: float, width: float) -> list[tuple[
 
 def _edge(crs: CRS, transform: Affine, begin: Point, end: Point) -> list[Point]:
     """Points of an edge in degrees, from its begin up to, but without, its end."""
-    degrees = in_degrees(crs)
+    degrees = _in_degrees(crs)
 
     def at(share: float) -> Point:
         x, y = apply(transform, *(a + share * (b - a) for a, b in zip(begin, end, strict=True)))

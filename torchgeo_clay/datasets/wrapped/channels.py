@@ -29,9 +29,17 @@ from torchgeo.datasets import (
 )
 from torchvision.datasets.folder import default_loader
 
-from torchgeo_clay.sensors import Sensor
+from torchgeo_clay.sensors import Band, Sensor
 
-__all__ = ('Selection', 'channels_of', 'leaf_of', 'select_channels', 'wavelengths_of')
+__all__ = (
+    'OWN',
+    'Selection',
+    'channels_of',
+    'leaf_of',
+    'own_sensor',
+    'select_channels',
+    'wavelengths_of',
+)
 
 #: Relative tolerance between a dataset's own wavelength of a band and the sensor's.
 _TOLERANCE = 0.1
@@ -245,3 +253,48 @@ def select_channels(
                 'channels=[…].'
             )
     return Selection(tuple(channels), indices, chosen)
+
+
+#: Value of ``sensor`` that requests it.
+OWN = 'dataset'
+
+Statistics = Tensor | Sequence[float] | float
+
+
+def own_sensor(
+    dataset: Dataset[Any], mean: Statistics | None, std: Statistics | None, gsd: float | None = None
+) -> Sensor:
+    """Make a sensor from a dataset's own band names and wavelengths, for instruments that are not in the table.
+
+    Args:
+        dataset: with wavelengths, such as TorchGeo's HySpecNet11k.
+        mean: of each channel, or one for all, in the dataset's units.
+        std: likewise the standard deviation.
+        gsd: nominal meters per pixel; None for 1, as each sample has its own.
+
+    Returns:
+        The sensor, named like the dataset's class, with the channels in the dataset's order.
+
+    Raises:
+        ValueError: if the dataset lacks wavelengths, or the statistics are missing or do not fit.
+    """
+    leaf, _ = leaf_of(dataset)
+    name, channels = type(leaf).__name__, channels_of(dataset)
+    wavelengths = wavelengths_of(dataset) or {}
+    if channels is None or any(c not in wavelengths for c in channels):
+        raise ValueError(
+            f'sensor={OWN!r}: {name} lacks wavelengths of its channels. Name a sensor, or describe one in '
+            'a YAML file and give its path.'
+        )
+    values = []
+    for what, given in (('mean', mean), ('std', std)):
+        tensor = torch.as_tensor(float('nan') if given is None else given, dtype=torch.float64).flatten()
+        if tensor.isnan().any() or tensor.numel() not in (1, len(channels)):
+            raise ValueError(
+                f'sensor={OWN!r}: expected {what} of {name}, one number or {len(channels)}, got {given}. Compute it on '
+                f'the training split and give {what}=[…].'
+            )
+        values.append(tensor.expand(len(channels)).tolist())
+    bands = tuple(Band(c, wavelengths[c], m, s) for c, m, s in zip(channels, *values, strict=True))
+    rgb = tuple(map(str, getattr(leaf, 'rgb_bands', None) or ()))
+    return Sensor(name.lower(), gsd or 1.0, bands, rgb if len(rgb) == 3 and set(rgb) <= set(channels) else ())

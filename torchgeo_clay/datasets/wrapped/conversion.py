@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchgeo_clay.sensors import Sensor
-from torchgeo_clay.sensors.decibels import check_to_db, to_decibels
+from torchgeo_clay.sensors.plausibility import check_to_db, to_decibels
 
 __all__ = ('Conversion', 'check_range')
 

@@ -26,8 +26,7 @@ from torchgeo_clay.datasets.wrapped.channels import (
 )
 from torchgeo_clay.datasets.wrapped.conversion import Conversion, check_range
 from torchgeo_clay.datasets.wrapped.place import SampleMetadata, other_product, sample_metadata
-from torchgeo_clay.datasets.wrapped.resampling import pixel_growth, transforms_of
-from torchgeo_clay.datasets.wrapped.shared_mask import share_masks
+from torchgeo_clay.datasets.wrapped.resampling import pixel_growth, share_masks, transforms_of
 from torchgeo_clay.sensors import Sensor, get_sensor
 from torchgeo_clay.sensors.plausibility import UnitsCheck
 
@@ -252,11 +251,5 @@ class SensorDataset(Dataset[Sample]):
         return {back.get(key, key): value for key, value in {**sample, 'image': image}.items()}
 
     def plot(self, sample: Sample, *args: Any, **kwargs: Any) -> Figure:
-        """Plot a sample with the wrapped dataset's own ``plot``.
-
-        Args:
-            sample: of this dataset, or of a batch, in the sensor's units (not normalized).
-            *args: passed on.
-            **kwargs: passed on.
-        """
+        """Plot a sample with the wrapped dataset's own ``plot``."""
         return leaf_of(self.dataset)[0].plot(self.original(sample), *args, **kwargs)
