@@ -11,6 +11,7 @@ from torchgeo_clay.conditioning.contract import (
     check_gsd,
     fold_dates,
     match_images,
+    select_dates,
     task_conditioning,
 )
 
@@ -26,5 +27,6 @@ __all__ = (
     'fold_dates',
     'match_images',
     'on_host',
+    'select_dates',
     'task_conditioning',
 )

@@ -5,18 +5,17 @@
 A batch has wavelength (µm), res (meters per pixel), lat, lon (degrees) and time (seconds UTC). Unknown place and time
 are NaN. GSD has no code for unknown.
 
-Shapes: B samples, T dates, C bands, H × W pixels.
+Shapes: B samples, T dates, N real dates of all samples, C bands, H × W pixels.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from einops import rearrange, repeat
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
@@ -32,6 +31,7 @@ __all__ = (
     'check_gsd',
     'fold_dates',
     'match_images',
+    'select_dates',
     'task_conditioning',
 )
 
@@ -65,12 +65,14 @@ class Conditioning:
         gsd: meters per pixel, a float or (B,).
         time: (B, 4) code of :func:`encode_time`; None for unknown.
         latlon: (B, 4) code of :func:`encode_latlon`; None for unknown.
+        lengths: number of real dates of each series, whose images the B rows are, side by side; None for single images.
     """
 
     wavelengths: Tensor | None = None
     gsd: float | Tensor | None = None
     time: Tensor | None = None
     latlon: Tensor | None = None
+    lengths: tuple[int, ...] | None = None
 
     #: Whether wavelengths and gsd were checked already, so that no forward looks at them again.
     checked: ClassVar[bool] = False
@@ -324,24 +326,25 @@ def task_conditioning(batch: Mapping[str, Any], scope: Conditioning | None, sees
     """Return the conditioning of a batch in one of Clay's tasks: the batch's own metadata, else the scope's.
 
     Args:
-        batch: see :func:`batch_conditioning`.
+        batch: see :func:`batch_conditioning` and :func:`fold_dates`.
         scope: the conditioning that a callback has set on the model, or None.
         sees_dates: whether images are (B, T, C, H, W), each date with its own metadata.
 
     Returns:
-        The conditioning of the B images, or of the B·T images of the dates, a sample's dates side by side.
+        The conditioning of the B images, or of all real dates, a sample's dates side by side.
 
     Raises:
-        ValueError: see :func:`batch_conditioning`; for images of several dates where
-            one is expected, and the other way round.
+        ValueError: see :func:`batch_conditioning` and :func:`fold_dates`; for images of several dates where one is
+            expected, and the other way round.
     """
     image = batch.get('image') if isinstance(batch, Mapping) else None
     if isinstance(image, Tensor) and image.ndim == (4 if sees_dates else 5):
-        expected = '(B, 2, C, H, W), two dates' if sees_dates else '(B, C, H, W), one date'
+        expected = '(B, T, C, H, W), several dates' if sees_dates else '(B, C, H, W), one date'
         remedy = (
             'Stack the dates along an axis of their own: dates stacked as channels cannot be distinguished.'
             if sees_dates
-            else 'Pick a date, make a composite of them, or compare two with ClayChangeDetection.'
+            else "Aggregate the dates with the task's temporal: mean, max or ltae; pick one; or compare two with "
+            'ClayChangeDetection.'
         )
         raise ValueError(f'Expected images {expected}, got {tuple(image.shape)}. {remedy}')
     if not isinstance(image, Tensor) or image.ndim not in (4, 5):
@@ -352,41 +355,91 @@ def task_conditioning(batch: Mapping[str, Any], scope: Conditioning | None, sees
             known['wavelength'] = scope.wavelengths
         if known.get('res') is None and isinstance(scope.gsd, Tensor):
             known['res'] = scope.gsd.expand(image.shape[0])
-    return batch_conditioning(fold_dates(known, image) if sees_dates else known)
+    if not sees_dates:
+        return batch_conditioning(known)
+    lengths = _lengths(batch, image)
+    return replace(batch_conditioning(fold_dates(known, image, lengths)), lengths=lengths)
 
 
-def fold_dates(batch: Mapping[str, Any], image: Tensor) -> dict[str, Any]:
-    """Make the dates of a batch samples of their own.
+def select_dates(x: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Select the real dates of each sample: (B, T, …) → (N, …), a sample's dates side by side."""
+    if all(length == x.shape[1] for length in lengths):
+        return x.flatten(0, 1)
+    return torch.cat([dates[:length] for dates, length in zip(x, lengths, strict=True)])
+
+
+def _lengths(batch: Mapping[str, Any], image: Tensor) -> tuple[int, ...]:
+    """Number of real dates of each sample; the one look at a device's values that padded batches need."""
+    samples, dates = image.shape[:2]
+    length = batch.get('length')
+    if length is None:
+        return (dates,) * samples
+    if not isinstance(length, Tensor) or length.shape != (samples,) or length.is_floating_point():
+        found = f'{tuple(length.shape)} {length.dtype}' if isinstance(length, Tensor) else type(length).__name__
+        raise ValueError(f'length: expected ({samples},) integers, the number of dates of each sample, got {found}.')
+    lengths = tuple(length.tolist())
+    for sample, real in enumerate(lengths):
+        if not 1 <= real <= dates:
+            raise ValueError(
+                f'length: expected 1 to {dates} dates, those of image {tuple(image.shape)}, got {real} for sample '
+                f'{sample}. Leave samples without a date out of the dataset; padding follows the dates.'
+            )
+    return lengths
+
+
+def fold_dates(batch: Mapping[str, Any], image: Tensor, lengths: Sequence[int]) -> dict[str, Any]:
+    """Make the real dates of a batch samples of their own.
 
     Args:
-        batch: ``res``, ``lat`` and ``lon`` (B,), of all dates, or (B, T); ``time`` (B, T). A time that is (B,) does not
-            say which date's it is, and is left out.
+        batch: ``wavelength`` (C,) or (B, C); ``res``, ``lat`` and ``lon`` (B,), of all dates, or (B, T); ``time``
+            (B, T) seconds UTC. A time that is (B,) does not say which date's it is, and is left out.
         image: (B, T, C, H, W).
+        lengths: number of real dates of each sample, which come first.
 
     Returns:
-        The metadata and the images with B·T rows, a sample's dates side by side.
+        The metadata with N rows, a sample's dates side by side, and an image of their shape.
 
     Raises:
-        ValueError: for other than two dates, or values of another shape.
+        ValueError: for values of another shape, or dates in days.
     """
     samples, dates = image.shape[:2]
-    if dates != 2:
-        raise ValueError(f'Expected images (B, 2, C, H, W) of two dates, got {tuple(image.shape)}: {dates} dates.')
-    folded: dict[str, Any] = {'image': rearrange(image, 'b t c h w -> (b t) c h w')}
+    folded: dict[str, Any] = {'image': image.flatten(0, 1)[: sum(lengths)]}  # only its shape and device are read
     for key in ('wavelength', 'res', 'lat', 'lon', 'time'):
         value = batch.get(key)
-        if not isinstance(value, Tensor):
-            continue
-        if key == 'wavelength':  # one list makes a batch, whatever the date
-            folded[key] = value if value.ndim == 1 else repeat(value, 'b c -> (b t) c', t=dates)
+        if not isinstance(value, Tensor) or (key == 'wavelength' and value.ndim == 1):
+            folded[key] = value
+        elif key == 'time' and value.shape == (samples,):
+            rank_zero_info(f'A time per sample is left out: {dates} dates take {dates} times, (B, {dates}).')
+        elif key == 'wavelength' or value.shape == (samples,):  # of all dates
+            folded[key] = select_dates(value.unsqueeze(1).expand(-1, dates, *value.shape[1:]), lengths)
         elif value.shape == (samples, dates):
-            folded[key] = value.flatten()
-        elif value.shape == (samples,) and key == 'time':
-            rank_zero_info('A time per sample is left out: two dates take two, (B, 2).')
-        elif value.shape == (samples,):
-            folded[key] = value.repeat_interleave(dates)
+            folded[key] = select_dates(value, lengths)
         else:
             raise ValueError(
-                f'{key}: expected {(samples,)} or one per date {(samples, dates)}, got {tuple(value.shape)}.'
+                f'{key}: expected {(samples,)} or one per date {(samples, dates)}, got {tuple(value.shape)}. Pad or '
+                f'cut it as the image is, {tuple(image.shape)}.'
             )
+    _check_seconds(batch)
     return folded
+
+
+#: No image is this old: seconds since 1970 of the first days of that year.
+_DAYS = 1e5
+
+
+def _check_seconds(batch: Mapping[str, Any]) -> None:
+    """Raise for dates in days since some date; values are read only where they lie on the host."""
+    time = batch.get('time')
+    if time is None and 'batch_positions' in batch:
+        raise ValueError(
+            "The batch has 'batch_positions', days since a date that it does not name, and no 'time', (B, T) seconds "
+            'UTC. Give time = seconds of that date + 86400 · batch_positions, or leave batch_positions out if the '
+            'dates are unknown.'
+        )
+    if isinstance(time, Tensor) and time.ndim == 2 and on_host(time):
+        known = time[torch.isfinite(time)]
+        if known.numel() and float(known.abs().max()) < _DAYS:
+            raise ValueError(
+                f'time: expected seconds UTC since 1970, got {float(known.min()):g} to {float(known.max()):g}, which '
+                'look like days. Multiply days by 86400 and add the seconds of the date that they count from.'
+            )

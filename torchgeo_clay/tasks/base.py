@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal, cast
 
+import matplotlib.pyplot as plt
+from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torchgeo.datamodules import BaseDataModule
+from torchgeo.datasets import RGBBandsMissingError
 from torchgeo.tasks import BaseTask
 
 from torchgeo_clay.conditioning import Conditioning, on_host, task_conditioning
@@ -21,11 +26,15 @@ from torchgeo_clay.models.clay import find_clay, pad_image
 from torchgeo_clay.models.decoders import DenseClay
 from torchgeo_clay.models.freezing import eval_frozen, freeze_encoder
 from torchgeo_clay.models.lora import add_lora, merge_lora
+from torchgeo_clay.models.temporal import DenseSeries, ImageSeries, Temporal
 from torchgeo_clay.models.weights import WeightsLike
 from torchgeo_clay.tasks.losses import LossWithoutIgnored
 from torchgeo_clay.tasks.optim import extend_schedule, finetuning, warm_cosine, warn_if_emulated
 
 __all__ = ('ClayTask', 'ImageTask', 'PixelTask')
+
+#: Number of validation batches of which TorchGeo's tasks plot the first sample.
+_PLOTTED = 10
 
 #: Arguments of TorchGeo's tasks that have no effect on Clay's: their defaults there, and the remedy.
 _REFUSED: dict[str, tuple[Any, str]] = {
@@ -57,9 +66,6 @@ class ClayTask(BaseTask):
 
     #: Name of the argument that names the encoder.
     encoder_key = 'model'
-
-    #: Whether images are (B, T, C, H, W), each date with its own metadata.
-    sees_dates = False
 
     weights: Any
 
@@ -146,6 +152,11 @@ class ClayTask(BaseTask):
         return encoder
 
     @property
+    def sees_dates(self) -> bool:
+        """Whether images are (B, T, C, H, W), each date with its own metadata."""
+        return self.hparams.get('temporal') is not None
+
+    @property
     def outputs(self) -> int:
         """K, number of outputs."""
         return self.hparams.get('num_outputs') or self.hparams.get('num_classes') or self.hparams.get('num_labels') or 1
@@ -212,7 +223,8 @@ class ClayTask(BaseTask):
             batch: ``image`` (B, C, H, W), or (B, T, C, H, W) for a task that sees dates; ``wavelength`` (B, C), ``res``
                 (B,); if known ``lat``, ``lon`` and ``time`` (B,). Missing ``wavelength`` and ``res`` are those that
                 :class:`~torchgeo_clay.callbacks.SensorMetadata` has set. With dates, each of ``res``, ``lat``, ``lon``
-                and ``time`` may be (B, T), and the result is that of B·T images.
+                and ``time`` may be (B, T), ``length`` (B,) is the number of real dates, which padding follows, and the
+                result is that of all real dates.
 
         Raises:
             ValueError: see :func:`~torchgeo_clay.conditioning.batch_conditioning`.
@@ -278,8 +290,18 @@ class ClayTask(BaseTask):
         return self._step('training_step', batch, batch_idx, *args)
 
     def validation_step(self, batch: Any, batch_idx: int, *args: Any) -> Any:
-        """Run TorchGeo's validation step, conditioned on the batch."""
-        return self._step('validation_step', batch, batch_idx, *args)
+        """Run TorchGeo's validation step, conditioned on the batch; the plots of series are made here."""
+        if not self.sees_dates or batch_idx >= _PLOTTED:
+            return self._step('validation_step', batch, batch_idx, *args)
+        if batch_idx == 0:
+            self.check_labels(self.integer_labels(batch))
+        outputs: list[Tensor] = []
+        handle = self.model.register_forward_hook(lambda module, inputs, output: outputs.append(output.detach()))
+        try:
+            self._step('validation_step', batch, batch_idx + _PLOTTED, *args)  # TorchGeo does not plot from there on
+        finally:
+            handle.remove()
+        _plot_series(self, batch, outputs[0], batch_idx)
 
     def test_step(self, batch: Any, batch_idx: int, *args: Any) -> Any:
         """Run TorchGeo's test step, conditioned on the batch."""
@@ -332,11 +354,15 @@ class ClayTask(BaseTask):
 class ImageTask(ClayTask):
     """A task with outputs per image. Images have any size from one patch on; see :func:`pad_image`."""
 
-    def __init__(self, *, pooling: Literal['class', 'mean'] = 'class', **kwargs: Any) -> None:
+    def __init__(
+        self, *, pooling: Literal['class', 'mean'] = 'class', temporal: Temporal | None = None, **kwargs: Any
+    ) -> None:
         """Initialize a new ImageTask instance.
 
         Args:
             pooling: input of the head: the ``class`` token, or the ``mean`` of the patches.
+            temporal: aggregation of that input over the dates of images (B, T, C, H, W): ``mean``, ``max`` or ``ltae``;
+                None for images of one date. See :mod:`torchgeo_clay.models.temporal`.
             **kwargs: see :class:`ClayTask`.
 
         Raises:
@@ -346,22 +372,20 @@ class ImageTask(ClayTask):
             raise ValueError(f"pooling: expected 'class' or 'mean', got {pooling!r}.")
         super().__init__(**kwargs)
 
-    def build(self) -> Clay:
+    def build(self) -> Clay | ImageSeries:
         """Build an encoder with a linear head."""
         hparams = self.hparams
-        return cast(
-            Clay,
-            getattr(builders, hparams['model'])(
-                self.weights,
-                num_classes=self.outputs,
-                global_pool='token' if hparams['pooling'] == 'class' else 'avg',
-                drop_path_rate=hparams['drop_path_rate'],
-            ),
+        encoder: Clay = getattr(builders, hparams['model'])(
+            self.weights,
+            num_classes=self.outputs,
+            global_pool='token' if hparams['pooling'] == 'class' else 'avg',
+            drop_path_rate=hparams['drop_path_rate'],
         )
+        return ImageSeries(encoder, hparams['temporal']) if self.sees_dates else encoder
 
     def forward(self, x: Tensor) -> Tensor:
-        """Classify or regress normalized images: (B, C, H, W) → (B, K)."""
-        return cast(Tensor, self.model(pad_image(x)))
+        """Classify or regress normalized images, (B, C, H, W), or with ``temporal`` (B, T, C, H, W): (B, K)."""
+        return cast(Tensor, self.model(x if self.sees_dates else pad_image(x)))
 
 
 class PixelTask(ClayTask):
@@ -375,13 +399,18 @@ class PixelTask(ClayTask):
     def build(self) -> DenseClay:
         """Build an encoder with a decoder."""
         hparams = self.hparams
-        return self.model_class(
+        temporal = hparams.get('temporal')
+        return (self.model_class if temporal is None else partial(DenseSeries, temporal=temporal))(
             hparams['backbone'],
             hparams['model'],
             self.outputs,
             self.weights,
             drop_path_rate=hparams['drop_path_rate'],
         )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Predict the pixels of normalized images, (B, C, H, W), or with ``temporal`` (B, T, C, H, W): (B, K, H, W)."""
+        return cast(Tensor, self.model(x))
 
 
 def _check_labels(target: Tensor, key: str, num_classes: int | None, ignore_index: int | None) -> None:
@@ -402,3 +431,41 @@ def _check_labels(target: Tensor, key: str, num_classes: int | None, ignore_inde
             f'for num_classes={num_classes} and {ignored}. Give num_classes: {int(high) + 1} if they are classes, '
             f'ignore_index: {value} if they mean no data, or number the classes from 0.'
         )
+
+
+def _plot_series(task: LightningModule, batch: Mapping[str, Tensor], logits: Tensor, batch_idx: int) -> None:
+    """Log the datamodule's plot of a batch's first series, if the logger takes figures.
+
+    A workaround: TorchGeo's own steps denormalize with kornia, which takes no series, and from 0.9 on refuses one mask
+    with several images.
+
+    Args:
+        task: attached to a trainer.
+        batch: ``image`` (B, T, C, H, W) normalized by the datamodule's ``mean`` and ``std``, and ``mask`` or ``label``.
+        logits: (B, K), or (B, K, H, W).
+        batch_idx: number of the figure.
+    """
+    datamodule = getattr(task.trainer, 'datamodule', None)
+    experiment: Any = getattr(task.logger, 'experiment', None)
+    if not isinstance(datamodule, BaseDataModule) or not hasattr(experiment, 'add_figure'):
+        return
+    mean, std = (s.to(logits).reshape(-1, 1, 1) for s in (datamodule.mean, datamodule.std))
+    kind = task.hparams.get('task')
+    prediction = logits[0]
+    if kind is not None:
+        prediction = prediction.argmax(0) if kind == 'multiclass' else (prediction >= 0).long()
+    targets = {key: batch[key][0].cpu() for key in ('mask', 'label') if key in batch}
+    shape = next(iter(targets.values())).shape
+    dates = batch['length'][0] if 'length' in batch else None
+    sample = {
+        'image': (batch['image'][0, :dates] * std + mean).cpu(),
+        **targets,
+        'prediction': prediction.reshape(shape).cpu(),
+    }
+    try:
+        figure = datamodule.plot(sample)
+    except RGBBandsMissingError:  # no picture without its bands
+        return
+    if figure:
+        experiment.add_figure(f'image/{batch_idx}', figure, global_step=task.global_step)
+        plt.close(figure)

@@ -7,22 +7,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import matplotlib.pyplot as plt
 from einops import rearrange
-from lightning.pytorch import LightningModule
 from torch import Tensor
-from torchgeo.datamodules import BaseDataModule
-from torchgeo.datasets import RGBBandsMissingError
 from torchgeo.tasks import ChangeDetection
 
+from torchgeo_clay.conditioning import Conditioning
 from torchgeo_clay.models.decoders import ChangeClay
 from torchgeo_clay.models.weights import WeightsLike
 from torchgeo_clay.tasks.base import PixelTask
 
 __all__ = ('ClayChangeDetection',)
-
-#: Number of validation batches of which TorchGeo's tasks plot the first sample.
-_PLOTTED = 10
 
 
 class ClayChangeDetection(PixelTask, ChangeDetection):
@@ -34,8 +28,12 @@ class ClayChangeDetection(PixelTask, ChangeDetection):
 
     label_key = 'mask'
     labels_have_channel = True
-    sees_dates = True
     model_class = ChangeClay
+
+    @property
+    def sees_dates(self) -> bool:
+        """True: images are (B, 2, C, H, W)."""
+        return True
 
     def __init__(
         self,
@@ -71,42 +69,15 @@ class ClayChangeDetection(PixelTask, ChangeDetection):
         """
         return self.model(rearrange(x, 'b (t c) h w -> b t c h w', t=2) if x.ndim == 4 else x)
 
-    def validation_step(self, batch: Any, batch_idx: int, *args: Any) -> None:
-        """Run TorchGeo's validation step, conditioned on the batch, and plot the first batches."""
-        if batch_idx >= _PLOTTED:
-            super().validation_step(batch, batch_idx, *args)
-            return
-        if batch_idx == 0:
-            self.check_labels(batch)
-        seen: list[Tensor] = []
-        handle = self.model.register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
-        try:
-            super().validation_step(batch, batch_idx + _PLOTTED, *args)  # TorchGeo does not plot from there on
-        finally:
-            handle.remove()
-        _plot_change(self, batch, seen[0], batch_idx)
+    def conditioning(self, batch: Mapping[str, Any]) -> Conditioning:
+        """Return the conditioning of a batch, as in other tasks.
 
-
-def _plot_change(task: LightningModule, batch: Mapping[str, Tensor], logits: Tensor, batch_idx: int) -> None:
-    """Log the datamodule's plot of a batch's first sample, if the logger takes figures.
-
-    A workaround: TorchGeo's own step denormalizes with kornia, which from 0.9 on refuses one mask with two images.
-    """
-    datamodule = getattr(task.trainer, 'datamodule', None)
-    experiment: Any = getattr(task.logger, 'experiment', None)
-    if not isinstance(datamodule, BaseDataModule) or not hasattr(experiment, 'add_figure'):
-        return
-    mean, std = (s.to(logits).reshape(-1, 1, 1) for s in (datamodule.mean, datamodule.std))
-    multiclass = task.hparams['task'] == 'multiclass'
-    sample = {
-        'image': (batch['image'][0] * std + mean).cpu(),
-        'mask': batch['mask'][0].cpu(),
-        'prediction': (logits[0].argmax(0, keepdim=True) if multiclass else (logits[0] >= 0).long()).cpu(),
-    }
-    try:
-        figure = datamodule.plot(sample)
-    except RGBBandsMissingError:  # no picture without its bands
-        return
-    if figure:
-        experiment.add_figure(f'image/{batch_idx}', figure, global_step=task.global_step)
-        plt.close(figure)
+        Raises:
+            ValueError: for other than two dates, too.
+        """
+        image = batch['image']
+        if image.ndim == 5 and image.shape[1] != 2:
+            raise ValueError(
+                f'Expected images (B, 2, C, H, W) of two dates, got {tuple(image.shape)}: {image.shape[1]} dates.'
+            )
+        return super().conditioning(batch)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torchgeo.tasks import PixelwiseRegression, Regression
 
 from torchgeo_clay.models.decoders import DenseClay
+from torchgeo_clay.models.temporal import Temporal
 from torchgeo_clay.models.weights import WeightsLike
 from torchgeo_clay.tasks.base import ClayTask, ImageTask, PixelTask
 from torchgeo_clay.tasks.losses import LossWithoutNodata, metrics_without_nodata
@@ -62,6 +63,7 @@ class ClayPixelwiseRegression(_ValuesTask, PixelTask, PixelwiseRegression):
         backbone: str = 'clay_large_patch8',
         weights: WeightsLike = None,
         nodata: float | None = None,
+        temporal: Temporal | None = None,
         **kwargs: Any,
     ) -> None:
         """Initialize a new ClayPixelwiseRegression instance.
@@ -71,6 +73,8 @@ class ClayPixelwiseRegression(_ValuesTask, PixelTask, PixelwiseRegression):
             backbone: the encoder, ``clay_{tiny,small,base,large}_patch8``.
             weights: see :class:`~torchgeo_clay.tasks.base.ClayTask`.
             nodata: number that stands for no value in targets, beside NaN and infinity.
+            temporal: aggregation of the feature maps over the dates of images (B, T, C, H, W): ``mean``, ``max`` or
+                ``ltae``; None for images of one date. See :mod:`torchgeo_clay.models.temporal`.
             **kwargs: see :class:`~torchgeo_clay.tasks.base.ClayTask`, and :class:`torchgeo.tasks.PixelwiseRegression`
                 for ``labels`` and ``loss``.
         """

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torchgeo.tasks import SemanticSegmentation
 
+from torchgeo_clay.models.temporal import Temporal
 from torchgeo_clay.models.weights import WeightsLike
 from torchgeo_clay.tasks.base import PixelTask
 
@@ -24,6 +25,7 @@ class ClaySemanticSegmentation(PixelTask, SemanticSegmentation):
         model: Literal['unet', 'deeplabv3+', 'upernet', 'segformer', 'dpt'] = 'unet',
         backbone: str = 'clay_large_patch8',
         weights: WeightsLike = None,
+        temporal: Temporal | None = None,
         **kwargs: Any,
     ) -> None:
         """Initialize a new ClaySemanticSegmentation instance.
@@ -32,6 +34,8 @@ class ClaySemanticSegmentation(PixelTask, SemanticSegmentation):
             model: decoder of segmentation_models_pytorch.
             backbone: the encoder, ``clay_{tiny,small,base,large}_patch8``.
             weights: see :class:`~torchgeo_clay.tasks.base.ClayTask`.
+            temporal: aggregation of the feature maps over the dates of images (B, T, C, H, W): ``mean``, ``max`` or
+                ``ltae``; None for images of one date. See :mod:`torchgeo_clay.models.temporal`.
             **kwargs: see :class:`~torchgeo_clay.tasks.base.ClayTask`, and :class:`torchgeo.tasks.SemanticSegmentation`
                 for ``task``, ``num_classes``, ``num_labels``, ``labels``, ``pos_weight``, ``loss``, ``class_weights``
                 and ``ignore_index``.
