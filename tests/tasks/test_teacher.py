@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torchgeo_clay.conditioning import encode_latlon
 from torchgeo_clay.datamodules import ClayPretrainDataModule
 from torchgeo_clay.datamodules.pretrain import dataset as pretrain_dataset
-from torchgeo_clay.datamodules.pretrain import teach as teaching
+from torchgeo_clay.datamodules.pretrain import teacher_targets as teaching
 from torchgeo_clay.datasets import SceneError
 from torchgeo_clay.sensors import get_sensor
 from torchgeo_clay.tasks import ClayPretraining

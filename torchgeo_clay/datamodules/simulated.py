@@ -17,7 +17,7 @@ from torchgeo_clay.conditioning import check_batch
 from torchgeo_clay.datamodules.arguments import check_at_least, check_patch_size, check_precision, check_share
 from torchgeo_clay.datamodules.pretrain.dataset import FLIP, HIDE_METADATA
 from torchgeo_clay.datamodules.pretrain.loader import PlannedLoader, ResumableDataModule, ResumableLoader
-from torchgeo_clay.datamodules.pretrain.plan import EpochPlan, PatchKey, plan_epoch, plan_evaluation, rng_of
+from torchgeo_clay.datamodules.pretrain.plan import PatchKey, rng_of
 from torchgeo_clay.datamodules.wrapped.datamodule import SensorName
 from torchgeo_clay.datasets.simulated import ChipTask, Split, SyntheticChips
 from torchgeo_clay.sensors import Sensor
@@ -30,26 +30,11 @@ class KeyedChips(Dataset[dict[str, Any]]):
     """Chips by key; all that is random in training is drawn from (seed, epoch, number)."""
 
     def __init__(self, chips: SyntheticChips, *, train: bool, seed: int = 0, hide_metadata: float = 0.0) -> None:
-        """Initialize a new instance.
-
-        Args:
-            chips: the chips.
-            train: whether anything is random.
-            seed: seed of the run.
-            hide_metadata: share of the samples whose place and time are made unknown in training; 1 for always.
-        """
+        """Initialize a new KeyedChips instance; ``hide_metadata`` is as :class:`SyntheticDataModule` says."""
         self.chips, self.train, self.seed, self.hide_metadata = chips, train, seed, hide_metadata
 
     def __getitem__(self, key: PatchKey) -> dict[str, Any]:
-        """Read the chip of a key.
-
-        Args:
-            key: see :class:`~torchgeo_clay.datamodules.pretrain.plan.PatchKey`.
-
-        Returns:
-            The sample of :class:`~torchgeo_clay.datasets.SyntheticChips`, each of ``image``, ``valid`` and ``mask``
-            flipped or none; ``sensor`` and ``path``, strings; ``counts`` and ``failures``, for the loader.
-        """
+        """Read the chip of a key: a sample of ``SyntheticChips``, and what the loader needs."""
         sample = dict(self.chips[key.number])
         hidden = self.hide_metadata == 1  # a model that never saw them in training would not know what to make of them
         if self.train:
@@ -92,7 +77,7 @@ class SyntheticDataModule(ResumableDataModule):
         seed: int = 0,
         synthetic: dict[str, Any] | None = None,
     ) -> None:
-        """Initialize a new instance.
+        """Initialize a new SyntheticDataModule instance.
 
         Args:
             root: folder of the scenes.
@@ -112,9 +97,6 @@ class SyntheticDataModule(ResumableDataModule):
             seed: of the split, the order and the flips.
             synthetic: arguments of :class:`~torchgeo_clay.datasets.SyntheticScenes`, which must be those that ``root``
                 was written with; None for its defaults.
-
-        Raises:
-            ValueError: for values out of range.
         """
         super().__init__(SyntheticChips, batch_size, num_workers)
         check_patch_size(patch_size)
@@ -126,23 +108,13 @@ class SyntheticDataModule(ResumableDataModule):
         self.hide_metadata = hide_metadata
         self.val_split, self.test_split, self.synthetic = val_split, test_split, dict(synthetic or {})
         self.selected: dict[str, Sensor] = {}
-        self._loaders: list[PlannedLoader] = []
-
-    def _scenes(self) -> SyntheticScenes:
-        """The scenes, written where there are none yet."""
-        return SyntheticScenes(self.root, **self.synthetic)
 
     def prepare_data(self) -> None:
         """Write the scenes, if they are not there. Called by one process only."""
-        self._scenes()
+        SyntheticScenes(self.root, **self.synthetic)
 
     def setup(self, stage: str) -> None:
-        """Look for the chips and say how many there are.
-
-        Raises:
-            ValueError: for whatever :class:`~torchgeo_clay.datasets.SyntheticChips` refuses, or a precision that cannot
-                hold time and place.
-        """
+        """Look for the chips and say how many there are; the chips of the test are predicted."""
         check_precision(None if self.trainer is None else self.trainer.precision)
         wanted: dict[str, tuple[tuple[str, Split], ...]] = {
             'fit': (('train', 'train'), ('val', 'val')),
@@ -150,57 +122,27 @@ class SyntheticDataModule(ResumableDataModule):
             'test': (('test', 'test'),),
             'predict': (('predict', 'test'),),
         }
-        scenes = self._scenes()
+        scenes = SyntheticScenes(self.root, **self.synthetic)
+        options: dict[str, Any] = {k: getattr(self, k) for k in ('min_share', 'val_split', 'test_split', 'seed')}
         for name, split in wanted[stage]:
-            chips = SyntheticChips(
-                scenes,
-                self.sensor,
-                split,
-                self.task,
-                self.patch_size,
-                self.bands,
-                min_share=self.min_share,
-                val_split=self.val_split,
-                test_split=self.test_split,
-                seed=self.seed,
-            )
+            chips = SyntheticChips(scenes, self.sensor, split, self.task, self.patch_size, self.bands, **options)
             setattr(self, f'{name}_dataset', chips)
-            self._adopt(chips.sensor)
+            self.selected = {self.sensor: chips.sensor}
+            # TorchGeo's tasks undo the normalization by these for their plots
+            self.mean, self.std = torch.tensor(chips.sensor.mean), torch.tensor(chips.sensor.std)
             without = f', {chips.left_out} without a dominant class skipped' if chips.left_out else ''
             rank_zero_info(f'{name}: {len(chips)} chips of {len(chips.raster.scenes)} scenes of {self.sensor}{without}')
-
-    def _adopt(self, sensor: Sensor) -> None:
-        """Normalize with the statistics of a sensor, which TorchGeo's tasks undo for their plots."""
-        self.selected = {self.sensor: sensor}
-        self.mean, self.std = torch.tensor(sensor.mean), torch.tensor(sensor.std)
 
     def _loader(self, split: str) -> PlannedLoader:
         """A loader of every chip of a split once, in order."""
         chips = self._valid_attribute(f'{split}_dataset')
-        rank, world = self._world
-        plan = plan_evaluation({self.sensor: len(chips)}, self.batch_size * world)
-        loader = PlannedLoader(
-            KeyedChips(chips, train=False, hide_metadata=self.hide_metadata),
-            lambda epoch: plan,
-            rank=rank,
-            world_size=world,
-            num_workers=self.num_workers,
-        )
-        self._loaders.append(loader)
-        return loader
+        keyed = KeyedChips(chips, train=False, hide_metadata=self.hide_metadata)
+        return self._evaluation_loader(keyed, {self.sensor: len(chips)})
 
     def train_dataloader(self) -> ResumableLoader:
         """The loader of this rank's batches, whose position Lightning saves; an incomplete last batch is dropped."""
         chips = self._valid_attribute('train_dataset')
-        rank, world = self._world
-        sizes, total, seed = {self.sensor: len(chips)}, self.batch_size * world, self.seed
-
-        def plan(epoch: int) -> EpochPlan:
-            return plan_epoch(sizes, total, seed=seed, epoch=epoch)
-
         identity = {
-            'batch_size × devices': total,
-            'seed': seed,
             'hide_metadata': self.hide_metadata,
             'task': self.task,
             'bands': list(chips.sensor.band_names),
@@ -208,17 +150,8 @@ class SyntheticDataModule(ResumableDataModule):
             'chips': len(chips),
             'scenes': [Path(scene.path).name for scene in chips.raster.scenes],
         }
-        loader = ResumableLoader(
-            KeyedChips(chips, train=True, seed=seed, hide_metadata=self.hide_metadata),
-            plan,
-            rank=rank,
-            world_size=world,
-            num_workers=self.num_workers,
-            identity=identity,
-            trainer=self.trainer,
-        )
-        self._loaders.append(loader)
-        return self._resumed(loader)
+        keyed = KeyedChips(chips, train=True, seed=self.seed, hide_metadata=self.hide_metadata)
+        return self._training_loader(keyed, {self.sensor: len(chips)}, 'equal', identity=identity)
 
     def val_dataloader(self) -> PlannedLoader:
         """The loader of this rank's batches of validation, the same in every epoch."""
@@ -234,18 +167,13 @@ class SyntheticDataModule(ResumableDataModule):
 
     def teardown(self, stage: str) -> None:
         """Stop the workers and close the files."""
-        while self._loaders:
-            self._loaders.pop().close()
+        super().teardown(stage)
         for name in ('train', 'val', 'test', 'predict'):
             if isinstance(chips := getattr(self, f'{name}_dataset'), SyntheticChips):
                 chips.close()
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Check a batch's values on the host.
-
-        Raises:
-            ValueError: for whatever :func:`~torchgeo_clay.conditioning.check_batch` refuses.
-        """
+        """Check a batch's values on the host, and drop what TorchGeo's tasks would take for values of samples."""
         check_batch(batch)
         return {key: value for key, value in batch.items() if key not in ('paths', 'counted')}
 

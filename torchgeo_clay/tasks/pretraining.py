@@ -23,7 +23,7 @@ from torchgeo.tasks import BaseTask
 import torchgeo_clay.models
 from torchgeo_clay.conditioning import Conditioning, batch_sensor
 from torchgeo_clay.datamodules import ClayPretrainDataModule
-from torchgeo_clay.datamodules.pretrain.teach import attach_targets
+from torchgeo_clay.datamodules.pretrain.teacher_targets import attach_targets
 from torchgeo_clay.models import ClayLarge8_Weights, ClayMAE, MAEOutput
 from torchgeo_clay.models.teacher import make_teacher, teacher_rgb
 from torchgeo_clay.tasks.optim import cosine, published, warn_if_emulated
@@ -63,7 +63,7 @@ class TeacherTask(BaseTask):
 
         Raises:
             ValueError: without a :class:`~torchgeo_clay.datamodules.ClayPretrainDataModule`, and see
-                :func:`torchgeo_clay.datamodules.pretrain.teach.attach_targets`.
+                :func:`torchgeo_clay.datamodules.pretrain.teacher_targets.attach_targets`.
         """
         folder = self.hparams['teacher_targets']
         if folder is None:

@@ -122,8 +122,10 @@ def test_a_pipe_that_breaks_while_waiting_for_a_batch_tells_of_a_dead_worker(roo
 
     data = ClayPretrainDataModule(root, **OPTIONS, num_workers=1)
     data.setup('fit')
+    loader = data.train_dataloader()
+    loader._open = batches
     with pytest.raises(RuntimeError, match=r'lower num_workers or batch_size.*--ckpt_path') as caught:
-        data.train_dataloader()._next(batches())
+        next(iter(loader))
     assert caught.value.__cause__ is error
 
 

@@ -18,7 +18,7 @@ from torchgeo_clay.datasets import SceneError
 
 
 def dataset(root: Path, train: bool = True, patch_size: int = 16, **options) -> PretrainDataset:
-    found = {n: scan_folder(f, patch_size, progress=False).scenes for n, f in find_folders(root).items()}
+    found = {n: scan_folder(f, patch_size).scenes for n, f in find_folders(root).items()}
     return PretrainDataset(found, patch_size, train=train, **options)
 
 

@@ -62,7 +62,7 @@ def by_prediction(folder: Path) -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def by_pretraining(folder: Path) -> tuple[list[str], list[tuple[str, str]]]:
-    found = scan_folder(SensorFolder(folder, NAIP, {}), 8, progress=False)
+    found = scan_folder(SensorFolder(folder, NAIP, {}), 8)
     return [r.path for r in found.regions], found.skipped
 
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -14,7 +14,7 @@ from torchgeo_clay.conditioning import check_batch
 from torchgeo_clay.datamodules.arguments import check_at_least, check_patch_size, check_precision, check_share
 from torchgeo_clay.datamodules.pretrain.dataset import PretrainDataset
 from torchgeo_clay.datamodules.pretrain.loader import PlannedLoader, ResumableDataModule, ResumableLoader
-from torchgeo_clay.datamodules.pretrain.plan import EpochPlan, Shares, describe_plan, plan_epoch, plan_evaluation
+from torchgeo_clay.datamodules.pretrain.plan import Shares, describe_plan
 from torchgeo_clay.datamodules.pretrain.regions import SensorScenes, split_scenes
 from torchgeo_clay.datamodules.pretrain.scan import check_agreement, describe_parts, find_folders, scan_folder
 from torchgeo_clay.sensors import Sensor
@@ -104,7 +104,6 @@ class ClayPretrainDataModule(ResumableDataModule):
         self.synthetic, self.max_failures = synthetic, max_failures
         self.selected: dict[str, Sensor] = {}
         self._parts: dict[str, dict[str, SensorScenes]] = {}
-        self._loaders: list[PlannedLoader] = []
 
     def prepare_data(self) -> None:
         """Write the simulated scenes, if ``synthetic``. Called by one process only."""
@@ -117,12 +116,7 @@ class ClayPretrainDataModule(ResumableDataModule):
         return SyntheticScenes(self.root, **({} if self.synthetic is True else self.synthetic)).images
 
     def setup(self, stage: str) -> None:
-        """Look at the scenes, split them and log what there is.
-
-        Raises:
-            ValueError: for a root without scenes that can be read, a batch larger than a sensor's data, or a precision
-                that cannot hold time and place; on several ranks also for data that is not the same on all.
-        """
+        """Look at the scenes, split them and log what there is; the scenes that validate are the scenes that test."""
         check_precision(None if self.trainer is None else self.trainer.precision)
         options: dict[str, Any] = {'seed': self.seed, 'min_valid': self.min_valid}
         if not self._parts:
@@ -157,51 +151,25 @@ class ClayPretrainDataModule(ResumableDataModule):
         self._parts = parts
         return describe_parts(parts)
 
-    def _identity(self, sizes: Mapping[str, int]) -> dict[str, Any]:
-        """All that an epoch's batches depend on, in plain types."""
-        return {
-            'batch_size × devices': self.batch_size * self._world[1],
-            'seed': self.seed,
-            'shares': self.shares if isinstance(self.shares, str) else dict(self.shares),
-            'patch_size': self.patch_size,
-            'min_valid': self.min_valid,
-            'patches per epoch': dict(sizes),
-            'scenes': {n: part.digest(self.selected[n].band_names) for n, part in self._parts['train'].items()},
-        }
-
     def train_dataloader(self) -> ResumableLoader:
         """The loader of this rank's batches, whose position Lightning saves."""
         dataset = self._valid_attribute('train_dataset')
-        rank, world = self._world
-        sizes, total = dataset.sizes, self.batch_size * world
-
-        def plan(epoch: int) -> EpochPlan:
-            return plan_epoch(sizes, total, self.shares, seed=self.seed, epoch=epoch)
-
-        loader = ResumableLoader(
-            dataset,
-            plan,
-            rank=rank,
-            world_size=world,
-            num_workers=self.num_workers,
-            max_failures=self.max_failures,
-            identity=self._identity(sizes),
-            trainer=self.trainer,
-        )
-        self._loaders.append(loader)
-        return self._resumed(loader)
+        identity = {  # all that an epoch's batches depend on, in plain types
+            'shares': self.shares if isinstance(self.shares, str) else dict(self.shares),
+            'patch_size': self.patch_size,
+            'min_valid': self.min_valid,
+            'patches per epoch': dataset.sizes,
+            'scenes': {n: part.digest(self.selected[n].band_names) for n, part in self._parts['train'].items()},
+        }
+        options = {'identity': identity, 'max_failures': self.max_failures}
+        return self._training_loader(dataset, dataset.sizes, self.shares, **options)
 
     def val_dataloader(self) -> PlannedLoader | list[PlannedLoader]:
-        """The loader of this rank's batches of validation."""
+        """The loader of this rank's batches of validation; none where no scene validates."""
         dataset = self.val_dataset
         if not isinstance(dataset, PretrainDataset) or not dataset.sizes:
             return []
-        rank, world = self._world
-        plan = plan_evaluation(dataset.sizes, self.batch_size * world)
-        options = {'num_workers': self.num_workers, 'max_failures': self.max_failures}
-        loader = PlannedLoader(dataset, lambda epoch: plan, rank=rank, world_size=world, **options)
-        self._loaders.append(loader)
-        return loader
+        return self._evaluation_loader(dataset, dataset.sizes, max_failures=self.max_failures)
 
     def test_dataloader(self) -> PlannedLoader | list[PlannedLoader]:
         """The loader of validation: pretraining holds out one part of the scenes only."""
@@ -209,17 +177,12 @@ class ClayPretrainDataModule(ResumableDataModule):
 
     def teardown(self, stage: str) -> None:
         """Stop the workers and close the files."""
-        while self._loaders:
-            self._loaders.pop().close()
+        super().teardown(stage)
         for part in (part for parts in self._parts.values() for part in parts.values()):
             part.close()
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Check a batch's values on the host.
-
-        Raises:
-            ValueError: for whatever :func:`~torchgeo_clay.conditioning.check_batch` refuses.
-        """
+        """Check a batch's values on the host."""
         check_batch(batch)
         return batch
 

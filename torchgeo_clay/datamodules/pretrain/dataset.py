@@ -17,16 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from torchgeo_clay.datamodules.pretrain.plan import PatchKey, rng_of
-from torchgeo_clay.datamodules.pretrain.regions import (
-    READ_ERRORS,
-    Region,
-    SensorScenes,
-    read_patch,
-    windows_with_data,
-)
+from torchgeo_clay.datamodules.pretrain.regions import READ_ERRORS, Region, SensorScenes, read_patch, windows_with_data
 from torchgeo_clay.datasets import SceneError
 from torchgeo_clay.models.clay import PATCH_SIZE
 
@@ -104,16 +98,16 @@ class PretrainDataset(Dataset[dict[str, Any]]):
         Raises:
             SceneError: if none of the scenes tried can be read.
         """
-        sample, failures = self._train_sample(key) if self.train else self._val_sample(key)
+        failures: dict[str, str] = {}
+        sample = self._train_sample(key, failures) if self.train else self._val_sample(key, failures)
+        sample['band_mask'] = torch.ones(sample['image'].shape[0], dtype=torch.bool)
         if self.train:
             self._augment(sample, key)
         else:
-            sample['band_mask'] = torch.ones(sample['image'].shape[0], dtype=torch.bool)
             sample['noise'] = self._noise(rng_of('validation', self.seed, key.sensor, 0, key.number))
         sample['image'], sample['valid'] = pad_patch(sample['image'], sample['valid'], self.patch_size)
         sample['counts'] = key.counts and sample.get('counts', True)
-        if not sample['counts']:
-            sample['valid'] = torch.zeros_like(sample['valid'])
+        sample['valid'] = sample['valid'] & sample['counts']
         more = {'sensor': key.sensor, 'failures': list(failures.items())}
         return {**sample, 'index': torch.tensor(key.number), **more}
 
@@ -133,10 +127,9 @@ class PretrainDataset(Dataset[dict[str, Any]]):
             failures[region.path] = f'{type(error).__name__}: {error}'
             return None
 
-    def _train_sample(self, key: PatchKey) -> tuple[dict[str, Any], dict[str, str]]:
-        """The first patch with enough data of at most ``READS``, else the best, and the scenes that failed."""
+    def _train_sample(self, key: PatchKey, failures: dict[str, str]) -> dict[str, Any]:
+        """The first patch with enough data of at most ``READS``, else the best; the scenes that fail are noted."""
         part = self.scenes[key.sensor]
-        failures: dict[str, str] = {}
         best, best_share, reads = {}, -1.0, 0
         for region, row, col in self._places(key):
             if best_share > 0 and (best_share >= self.min_valid or reads >= READS):
@@ -151,7 +144,7 @@ class PretrainDataset(Dataset[dict[str, Any]]):
                 best, best_share = sample, share
         if not best:
             raise SceneError(f'{key.sensor}: none of the scenes tried can be read: {failures}')
-        return best, failures
+        return best
 
     def _places(self, key: PatchKey) -> Iterator[tuple[Region, int, int]]:
         """Random places in the scene of a key, then in other scenes; at last the places known to hold data."""
@@ -171,10 +164,9 @@ class PretrainDataset(Dataset[dict[str, Any]]):
         for region in tried:
             yield region, *region.anchor
 
-    def _val_sample(self, key: PatchKey) -> tuple[dict[str, Any], dict[str, str]]:
-        """The window of a key, or one that stands in for it, and the scenes that failed."""
+    def _val_sample(self, key: PatchKey, failures: dict[str, str]) -> dict[str, Any]:
+        """The window of a key, or one that stands in for it; the scenes that fail are noted."""
         part, windows = self.scenes[key.sensor], self._windows[key.sensor]
-        failures: dict[str, str] = {}
         tried: set[str] = set()
         for number in chain([key.number], range(len(windows))):
             position, row, col = windows[number].tolist()
@@ -183,8 +175,7 @@ class PretrainDataset(Dataset[dict[str, Any]]):
                 break
             tried.add(region.path)
             if (sample := self._read(part, region, row, col, failures)) is not None:
-                counts = number == key.number and bool(sample['valid'].any())
-                return {**sample, 'counts': counts}, failures
+                return {**sample, 'counts': number == key.number and bool(sample['valid'].any())}
         raise SceneError(f'{key.sensor}: none of the scenes tried can be read: {failures}')
 
     def _augment(self, sample: dict[str, Any], key: PatchKey) -> None:
@@ -203,7 +194,6 @@ class PretrainDataset(Dataset[dict[str, Any]]):
         if metadata < HIDE_METADATA:
             for name in ('lat', 'lon', 'time'):
                 sample[name] = torch.full_like(sample[name], torch.nan)
-        sample['band_mask'] = torch.ones(bands, dtype=torch.bool)
         if not torch.isnan(sample['lat']).item():  # bands are hidden in samples with a place only
             if band < HIDE_ALL_BANDS:
                 sample['band_mask'][:] = False
@@ -212,18 +202,8 @@ class PretrainDataset(Dataset[dict[str, Any]]):
 
 
 def pad_patch(image: Tensor, valid: Tensor, patch_size: int) -> tuple[Tensor, Tensor]:
-    """Pad a patch that is too small, below and on the right.
-
-    Args:
-        image: (C, h, w).
-        valid: (1, h, w) bool.
-        patch_size: H = W.
-
-    Returns:
-        Image (C, H, W), padded with zeros, and valid (1, H, W), padded with False.
-    """
-    rows, cols = image.shape[1:]
-    margins = (0, patch_size - cols, 0, patch_size - rows)
+    """Pad image (C, h, w) with zeros and valid (1, h, w) with False, below and on the right, to (…, H, W)."""
+    margins = (0, patch_size - image.shape[2], 0, patch_size - image.shape[1])
     if not any(margins):
         return image, valid
     return torch.nn.functional.pad(image, margins), torch.nn.functional.pad(valid, margins)
@@ -240,17 +220,14 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         ``paths`` of the files, ``counted``, how many samples count, and ``failures`` of all as one list. Images of
         different dtypes, as scenes of one sensor may have, become float32.
     """
-    failures = list(dict.fromkeys(chain.from_iterable(sample['failures'] for sample in samples)))
-    counted = sum(sample['counts'] for sample in samples)
-    samples = [sample for sample in samples if sample['counts']] or samples[:1]
-    images = [sample['image'] for sample in samples]
-    if len({image.dtype for image in images}) > 1:
-        images = [image.to(torch.float32) for image in images]
-    batch: dict[str, Any] = {
-        name: torch.stack([sample[name] for sample in samples])
-        for name, value in samples[0].items()
-        if isinstance(value, Tensor) and name != 'image'
+    used = [sample for sample in samples if sample['counts']] or samples[:1]
+    if len({sample['image'].dtype for sample in used}) > 1:
+        used = [{**sample, 'image': sample['image'].float()} for sample in used]
+    tensors = [{name: value for name, value in sample.items() if isinstance(value, Tensor)} for sample in used]
+    return {
+        **default_collate(tensors),
+        'sensor': used[0]['sensor'],
+        'paths': [sample['path'] for sample in used],
+        'counted': sum(sample['counts'] for sample in samples),
+        'failures': list(dict.fromkeys(chain.from_iterable(sample['failures'] for sample in samples))),
     }
-    paths = [sample['path'] for sample in samples]
-    more = {'sensor': samples[0]['sensor'], 'paths': paths, 'counted': counted, 'failures': failures}
-    return {'image': torch.stack(images), **batch, **more}

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchgeo.datamodules import BaseDataModule
 
 from torchgeo_clay.datamodules.pretrain.dataset import collate
-from torchgeo_clay.datamodules.pretrain.plan import EpochPlan, PatchKey, rank_part
+from torchgeo_clay.datamodules.pretrain.plan import EpochPlan, PatchKey, Shares, plan_epoch, plan_evaluation, rank_part
 
 __all__ = ('PlannedLoader', 'ResumableDataModule', 'ResumableLoader')
 
@@ -45,9 +45,8 @@ class _RankBatches(Sampler[list[PatchKey]]):
 
     def __iter__(self) -> Iterator[list[PatchKey]]:
         """Yield the keys of each batch."""
-        plan = self.plan
-        for step in range(self.start, len(plan)):
-            yield rank_part(plan.keys(step), self.rank, self.world_size)
+        for step in range(self.start, len(self.plan)):
+            yield rank_part(self.plan.keys(step), self.rank, self.world_size)
 
 
 class PlannedLoader:
@@ -102,28 +101,24 @@ class PlannedLoader:
         self._loader = None
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield batches.
-
-        Raises:
-            RuntimeError: if a worker process died.
-        """
+        """Yield batches; PyTorch reports a dead worker directly or as a broken pipe."""
         batches = iter(self._open())
-        while (batch := self._next(batches)) is not None:
-            yield self._count_failures(batch)
+        while True:
+            try:
+                batch = next(batches, None)
+            except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+                broken_pipe = not isinstance(error, RuntimeError) and 'in DataLoader worker process' not in str(error)
+                if not (_is_dead_worker(error) or (self.num_workers and broken_pipe)):
+                    raise  # an error of the data: a live worker's message names the worker
+                raise RuntimeError(f'{str(error).strip()} {WORKER_DIED}') from error
+            if batch is None:
+                return
+            self._count_failures(batch.pop('failures'))
+            yield batch
 
-    def _next(self, batches: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
-        """The next batch, None at the end. PyTorch reports a dead worker directly or as a broken pipe."""
-        try:
-            return next(batches, None)
-        except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
-            broken_pipe = not isinstance(error, RuntimeError) and 'in DataLoader worker process' not in str(error)
-            if not (_is_dead_worker(error) or (self.num_workers and broken_pipe)):
-                raise  # an error of the data: a live worker's message names the worker
-            raise RuntimeError(f'{str(error).strip()} {WORKER_DIED}') from error
-
-    def _count_failures(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def _count_failures(self, failures: list[tuple[str, str]]) -> None:
         """Name each scene that failed once, and stop the run above ``max_failures`` of them."""
-        for path, reason in batch.pop('failures'):
+        for path, reason in failures:
             if path not in self.failures:
                 self.failures[path] = reason
                 log.warning('Skipped %s, which cannot be read (scene %d): %s', path, len(self.failures), reason)
@@ -132,7 +127,6 @@ class PlannedLoader:
                 f'{len(self.failures)} scenes could not be read, more than max_failures={self.max_failures}: '
                 f'{sorted(self.failures)}. Repair or remove them, or raise max_failures.'
             )
-        return batch
 
 
 class ResumableLoader(PlannedLoader):
@@ -154,12 +148,9 @@ class ResumableLoader(PlannedLoader):
     ) -> None:
         """Initialize a new ResumableLoader instance.
 
-        Args:
-            dataset: see :class:`PlannedLoader`.
-            plan: see :class:`PlannedLoader`.
+        Args: as :class:`PlannedLoader`, and
             identity: all the plan depends on but the epoch, in plain types; a resumed run must have the same.
             trainer: it knows which batches were trained on; None counts those handed out.
-            **kwargs: see :class:`PlannedLoader`.
         """
         super().__init__(dataset, plan, **kwargs)
         self.identity, self.trainer = dict(identity), trainer
@@ -169,14 +160,11 @@ class ResumableLoader(PlannedLoader):
         self._handed_out = 0
         self._resume = False
 
-    @property
-    def _batches(self) -> float:
-        """Batches of an epoch, which ``limit_train_batches`` may lower."""
-        return len(self) if self.trainer is None else min(len(self), self.trainer.num_training_batches)
-
     def _begin(self) -> None:
         """Go to the next epoch, or after loading a state to what is left of its epoch."""
-        if not self._resume or self._handed_out >= self._batches:
+        # `limit_train_batches` may end an epoch early
+        batches = len(self) if self.trainer is None else min(len(self), self.trainer.num_training_batches)
+        if not self._resume or self._handed_out >= batches:
             if self._epoch < 0 and self.trainer is not None:
                 self._epoch = self.trainer.current_epoch
             else:
@@ -227,20 +215,57 @@ class ResumableDataModule(BaseDataModule):
     Lightning 2.6 returns early the second time). The state of a datamodule is read before that.
     """
 
+    seed: int
     _train_loader: ResumableLoader | None = None
     _position: Mapping[str, Any] | None = None
+
+    def __init__(self, *args: Any) -> None:
+        """Initialize a new ResumableDataModule instance."""
+        super().__init__(*args)
+        self._loaders: list[PlannedLoader] = []
 
     @property
     def _world(self) -> tuple[int, int]:
         """Number of this rank and number of ranks."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _resumed(self, loader: ResumableLoader) -> ResumableLoader:
-        """Move a new training loader to the position of the checkpoint that training resumes from, if any."""
+    def _training_loader(
+        self, dataset: Dataset[dict[str, Any]], sizes: Mapping[str, int], shares: Shares, **options: Any
+    ) -> ResumableLoader:
+        """This rank's loader of training, at the position that a checkpoint says, if any."""
+        rank, world = self._world
+        total, seed = self.batch_size * world, self.seed
+        options['identity'] = {'batch_size × devices': total, 'seed': seed, **options['identity']}
+        loader = ResumableLoader(
+            dataset,
+            lambda epoch: plan_epoch(sizes, total, shares, seed=seed, epoch=epoch),
+            rank=rank,
+            world_size=world,
+            num_workers=self.num_workers,
+            trainer=self.trainer,
+            **options,
+        )
         if self._position is not None:
             loader.load_state_dict(self._position)
         self._train_loader, self._position = loader, None
+        self._loaders.append(loader)
         return loader
+
+    def _evaluation_loader(
+        self, dataset: Dataset[dict[str, Any]], sizes: Mapping[str, int], **options: Any
+    ) -> PlannedLoader:
+        """This rank's loader of every sample once, in order."""
+        rank, world = self._world
+        plan = plan_evaluation(sizes, self.batch_size * world)
+        options['num_workers'] = self.num_workers
+        loader = PlannedLoader(dataset, lambda epoch: plan, rank=rank, world_size=world, **options)
+        self._loaders.append(loader)
+        return loader
+
+    def teardown(self, stage: str) -> None:
+        """Stop the workers."""
+        while self._loaders:
+            self._loaders.pop().close()
 
     def state_dict(self) -> dict[str, Any]:
         """The position of the training loader, for Lightning's checkpoints."""

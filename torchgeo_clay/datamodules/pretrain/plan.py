@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -51,18 +51,7 @@ class PatchKey(NamedTuple):
 
 
 def rng_of(purpose: str, seed: int, sensor: str = '', epoch: int = 0, number: int = 0) -> np.random.Generator:
-    """The random generator of one purpose, a function of its arguments and of nothing else.
-
-    Args:
-        purpose: what is drawn, so that two purposes never share a stream.
-        seed: seed of the run, 0 or larger.
-        sensor: name of the sensor.
-        epoch: number of the epoch.
-        number: number of the sample.
-
-    Returns:
-        A new generator.
-    """
+    """A new random generator, a function of its arguments alone; two purposes never share a stream."""
     names = [zlib.crc32(name.encode()) for name in (purpose, sensor)]
     return np.random.default_rng([*names, epoch, number, seed])
 
@@ -73,8 +62,8 @@ class EpochPlan:
 
     Attributes:
         epoch: number of the epoch.
-        sensors: name of the sensor of each step.
-        numbers: for each step, the numbers of its samples.
+        sensors: the sensor of each step.
+        numbers: of each step's samples.
     """
 
     epoch: int
@@ -91,7 +80,7 @@ class EpochPlan:
 
 
 def count_batches(sizes: Mapping[str, int], global_batch: int, shares: Shares = 'equal') -> dict[str, int]:
-    """Number of global batches of each sensor in an epoch.
+    """Number of global batches of each sensor in an epoch, each at least 1.
 
     Args:
         sizes: number of samples an epoch holds of each sensor.
@@ -99,9 +88,6 @@ def count_batches(sizes: Mapping[str, int], global_batch: int, shares: Shares = 
         shares: ``equal``: every sensor gets as many batches as the largest fills, so smaller ones are drawn more than
             once (from other places of their scenes). ``size``: every sensor gets the batches it fills. A mapping
             of sensor to weight: as many batches in all as ``size``, in proportion to the weights; at least one each.
-
-    Returns:
-        Sensor → number of batches, each at least 1.
 
     Raises:
         ValueError: for a sensor that does not fill one batch, unknown shares, or weights that are not positive or
@@ -144,76 +130,44 @@ def plan_epoch(
     A sensor's batches are spread evenly over the epoch, in a random order. Within a sensor every sample is visited
     once before any is visited again. The number of a visit is unique: visit r of sample s has the number r·size + s.
 
-    Args:
-        sizes: number of samples an epoch holds of each sensor.
-        global_batch: samples per step over all ranks.
-        shares: see :func:`count_batches`.
-        seed: seed of the run.
-        epoch: number of the epoch.
-
-    Returns:
-        The plan, a function of the arguments alone.
-
-    Raises:
-        ValueError: for whatever :func:`count_batches` refuses.
+    Args: as :func:`count_batches`; seed and number of the epoch.
     """
-    batches = count_batches(sizes, global_batch, shares)
-    parts: dict[str, NDArray[np.int64]] = {}
-    for name, count in batches.items():
+    parts = {}
+    for name, count in count_batches(sizes, global_batch, shares).items():
         rng = rng_of('order', seed, name, epoch)
         rounds = math.ceil(count * global_batch / sizes[name])
         visits = np.concatenate([rng.permutation(sizes[name]) + r * sizes[name] for r in range(rounds)])
-        parts[name] = visits[: count * global_batch].reshape(count, global_batch)
-    return _interleave(parts, batches, epoch, rng_of('sensors', seed, epoch=epoch))
+        parts[name] = list(visits[: count * global_batch].reshape(count, global_batch))
+    return _interleave(parts, epoch, rng_of('sensors', seed, epoch=epoch))
 
 
 def plan_evaluation(sizes: Mapping[str, int], global_batch: int) -> EpochPlan:
-    """Plan of an evaluation: every sample once, in order, the sensors spread evenly over the steps.
+    """Plan an evaluation: every sample once, in order, the sensors spread evenly over the steps.
 
-    Args:
-        sizes: number of samples of each sensor.
-        global_batch: samples per step over all ranks; the last step of a sensor may hold fewer.
-
-    Returns:
-        The plan.
+    Args: as :func:`count_batches`; the last step of a sensor may hold fewer samples.
     """
     parts = {
         name: [np.arange(start, min(start + global_batch, size)) for start in range(0, size, global_batch)]
         for name, size in sizes.items()
     }
-    return _interleave(parts, {name: len(part) for name, part in parts.items()}, 0, None)
+    return _interleave(parts, 0, None)
 
 
 def _interleave(
-    parts: Mapping[str, NDArray[np.int64] | list[NDArray[np.int64]]],
-    batches: Mapping[str, int],
-    epoch: int,
-    rng: np.random.Generator | None,
+    parts: Mapping[str, Sequence[NDArray[np.int64]]], epoch: int, rng: np.random.Generator | None
 ) -> EpochPlan:
     """Spread each sensor's batches evenly: batch j of n falls at (j + u) / n of the epoch, u random or 1/2."""
-    names = list(batches)
-    sensor = np.repeat(np.arange(len(names)), list(batches.values()))
-    ordinal = np.concatenate([np.arange(n) for n in batches.values()])
-    offset = np.full(len(sensor), 0.5) if rng is None else rng.random(len(sensor))
-    place = (ordinal + offset) / np.repeat(list(batches.values()), list(batches.values()))
-    order = np.argsort(place, kind='stable')
-    steps = [(names[sensor[i]], parts[names[sensor[i]]][ordinal[i]]) for i in order]
-    return EpochPlan(epoch, tuple(name for name, _ in steps), tuple(numbers for _, numbers in steps))
+    steps = [(name, j, len(part)) for name, part in parts.items() for j in range(len(part))]
+    offset = np.full(len(steps), 0.5) if rng is None else rng.random(len(steps))
+    place = [(j + u) / n for (_, j, n), u in zip(steps, offset, strict=True)]
+    ordered = [steps[i][:2] for i in np.argsort(place, kind='stable')]
+    return EpochPlan(epoch, tuple(name for name, _ in ordered), tuple(parts[name][j] for name, j in ordered))
 
 
 def describe_plan(sizes: Mapping[str, int], global_batch: int, shares: Shares = 'equal') -> list[str]:
-    """Say per sensor how many batches an epoch has, and how often it draws each sample.
+    """Say in a line per sensor how many batches an epoch has, and how often it draws each sample.
 
-    Args:
-        sizes: see :func:`count_batches`.
-        global_batch: see :func:`count_batches`.
-        shares: see :func:`count_batches`.
-
-    Returns:
-        One line per sensor.
-
-    Raises:
-        ValueError: for whatever :func:`count_batches` refuses.
+    Args: as :func:`count_batches`.
     """
     lines = []
     for name, count in count_batches(sizes, global_batch, shares).items():
@@ -227,21 +181,11 @@ def describe_plan(sizes: Mapping[str, int], global_batch: int, shares: Shares = 
 
 
 def rank_part(keys: list[PatchKey], rank: int, world_size: int) -> list[PatchKey]:
-    """The part of a global batch that one rank takes.
+    """The part of a global batch that one rank takes: equal parts in training, whose batches divide.
 
-    Args:
-        keys: the global batch.
-        rank: number of the rank.
-        world_size: number of ranks.
-
-    Returns:
-        The keys in order, cut into parts: equal ones in training, whose batches divide. In the last batch of a
-        sensor's evaluation they may differ by one, and where it holds fewer keys than there are ranks, those without
-        one take the first with ``counts=False``: without a batch they would leave the others waiting in a collective
-        call.
-
-    Raises:
-        ValueError: if ``rank`` is not one of ``world_size`` ranks.
+    In the last batch of a sensor's evaluation parts may differ by one, and where it holds fewer keys than there are
+    ranks, those without one take the first with ``counts=False``: without a batch they would leave the others waiting
+    in a collective call.
     """
     if not 0 <= rank < world_size:
         raise ValueError(f'Expected a rank from 0 to {world_size - 1}, got {rank}.')

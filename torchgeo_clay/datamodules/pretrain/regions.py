@@ -58,10 +58,8 @@ class Region:
         path: file of the scene.
         source: position of the source in :attr:`SensorScenes.sources`.
         scene: position of the scene in the source.
-        top: first row.
-        left: first column.
-        height: number of rows.
-        width: number of columns.
+        top, left: first row and column.
+        height, width: number of rows and columns.
         anchor: row and column, in the region, of a patch that holds data.
         has_gaps: False if no pixel of the scene can be without data.
     """
@@ -76,26 +74,19 @@ class Region:
     anchor: tuple[int, int] = (0, 0)
     has_gaps: bool = True
 
-    def _starts(self, patch_size: int) -> tuple[range, range]:
-        """First rows and columns of the whole patches side by side; of one patch if the region is smaller."""
-        ends = (max(side - patch_size, 0) + 1 for side in (self.height, self.width))
-        rows, cols = (range(0, end, patch_size) for end in ends)
-        return rows, cols
-
     def grid(self, patch_size: int) -> list[tuple[int, int]]:
-        """Upper left corners (row, col) of the whole patches side by side, row by row."""
-        return list(product(*self._starts(patch_size)))
+        """Upper left corners (row, col) of the whole patches side by side, at least one, row by row."""
+        rows, cols = (range(0, max(side - patch_size, 0) + 1, patch_size) for side in (self.height, self.width))
+        return list(product(rows, cols))
 
     def count(self, patch_size: int) -> int:
-        """Number of whole patches side by side, at least 1."""
-        rows, cols = self._starts(patch_size)
-        return len(rows) * len(cols)
+        """Number of whole patches side by side, at least one; no list is made, as a mosaic may have millions."""
+        return max(self.height // patch_size, 1) * max(self.width // patch_size, 1)
 
     def cover(self, patch_size: int) -> Iterator[tuple[int, int]]:
         """Yield upper left corners of patches that cover the region, those at its ends overlapping others.
 
-        Patches near the center come first, as data is missing at the edges of scenes. No list of all is made, as a
-        mosaic may have millions.
+        Patches near the center come first, as data is missing at the edges of scenes.
         """
         rows, cols = (
             sorted({*range(0, end, patch_size), end}, key=lambda start: abs(start - end / 2))
@@ -145,15 +136,7 @@ class SensorScenes:
 
 
 def read_patch(source: PatchSource, region: Region, row: int, col: int, patch_size: int) -> dict[str, Any]:
-    """Read a patch of a region, smaller than a patch if the region is; values that are not finite are not valid.
-
-    Args:
-        source: what the region is read from.
-        region: the region.
-        row: first row, in the region.
-        col: first column, in the region.
-        patch_size: pixels per side.
-    """
+    """Read a patch at (row, col) of a region, smaller than a patch if the region is; only finite values are valid."""
     size = (min(patch_size, region.height), min(patch_size, region.width))
     sample = dict(source.patch(region.scene, region.top + row, region.left + col, size))
     if sample['image'].is_floating_point():  # integers are finite, and looking takes as long as reading them
@@ -174,28 +157,14 @@ def _with_data(
 
 
 def find_data(source: PatchSource, region: Region, patch_size: int) -> Region | None:
-    """Find a patch that holds data, from the center outwards.
-
-    Args:
-        source: what the region is read from.
-        region: the region.
-        patch_size: pixels per side.
-
-    Returns:
-        The region with its anchor there; None if it holds no valid pixel.
-    """
+    """Set a region's anchor to its most central patch that holds data; None if no pixel is valid."""
     for row, col, _ in _with_data(source, region, region.cover(patch_size), patch_size):
         return replace(region, anchor=(row, col))
     return None
 
 
 def windows_with_data(scenes: SensorScenes, patch_size: int, min_valid: float) -> NDArray[np.int64]:
-    """Choose the windows that validate: patches side by side that hold enough data. Each is looked at once.
-
-    Args:
-        scenes: what validates.
-        patch_size: pixels per side.
-        min_valid: share of valid pixels that is enough.
+    """Choose the windows that validate: patches side by side with a share of ``min_valid`` pixels. Each is read once.
 
     Returns:
         (n, 3) position of the region, row and column in it. A region where no window has enough data gives the one
@@ -229,21 +198,19 @@ def split_scenes(
 
     Args:
         scenes: all scenes.
-        share: of the scenes that validate, in [0, 1).
+        share: of the scenes that validate, in [0, 1); if not 0, at least one of several scenes.
         seed: seed of the run.
         patch_size: pixels per side of a patch.
         root: folder that names of files are relative to, so that moving the data changes nothing.
 
     Returns:
-        Scenes of training and of validation. Of two scenes or more at least one validates and one trains (if ``share``
-        is not 0); of a single scene too small to divide, nothing validates.
+        Scenes of training, at least one, and of validation, none if a single scene is too small to divide.
     """
     regions = scenes.regions
     if share == 0:
         return scenes, scenes.pick([])
     if len(regions) == 1:
-        train, val = _split_region(scenes.sources[regions[0].source], regions[0], share, patch_size)
-        return scenes.pick(train), scenes.pick(val)
+        return _split_scene(scenes, share, patch_size)
 
     def hashed(position: int) -> bytes:
         name = Path(os.path.relpath(regions[position].path, root)).as_posix()
@@ -251,28 +218,26 @@ def split_scenes(
 
     count = min(max(1, round(share * len(regions))), len(regions) - 1)
     held = set(sorted(range(len(regions)), key=hashed)[:count])
-    return (
-        scenes.pick([region for i, region in enumerate(regions) if i not in held]),
-        scenes.pick([region for i, region in enumerate(regions) if i in held]),
-    )
+    train, val = ([region for i, region in enumerate(regions) if (i in held) == holds] for holds in (False, True))
+    return scenes.pick(train), scenes.pick(val)
 
 
-def _split_region(
-    source: PatchSource, region: Region, share: float, patch_size: int
-) -> tuple[list[Region], list[Region]]:
-    """Cut a strip off the end of the longer side of the part that holds data."""
+def _split_scene(scenes: SensorScenes, share: float, patch_size: int) -> tuple[SensorScenes, SensorScenes]:
+    """Cut a strip off the end of the longer side of the part of the only scene that holds data."""
+    region = scenes.regions[0]
+    source = scenes.sources[region.source]
     data = _crop_to_data(source, region, patch_size)
     longer = max(data.height, data.width)
     strip = max(patch_size, round(share * longer))
     keep = longer - strip
     if keep < patch_size:
-        return [region], []
+        return scenes, scenes.pick([])
     if data.height >= data.width:
         parts = replace(data, height=keep), replace(data, top=data.top + keep, height=strip)
     else:
         parts = replace(data, width=keep), replace(data, left=data.left + keep, width=strip)
     train, val = (find_data(source, part, patch_size) for part in parts)
-    return ([train], [val]) if train and val else ([region], [])
+    return (scenes.pick([train]), scenes.pick([val])) if train and val else (scenes, scenes.pick([]))
 
 
 def _crop_to_data(source: PatchSource, region: Region, patch_size: int) -> Region:
@@ -281,8 +246,7 @@ def _crop_to_data(source: PatchSource, region: Region, patch_size: int) -> Regio
         return region
     found = list(_with_data(source, region, region.cover(patch_size), patch_size))
     rows, cols = [row for row, _, _ in found], [col for _, col, _ in found]
-    height, width = min(max(rows) + patch_size, region.height), min(max(cols) + patch_size, region.width)
     top, left = min(rows), min(cols)
-    return replace(
-        region, top=region.top + top, left=region.left + left, height=height - top, width=width - left, anchor=(0, 0)
-    )
+    height = min(max(rows) + patch_size, region.height) - top
+    width = min(max(cols) + patch_size, region.width) - left
+    return replace(region, top=region.top + top, left=region.left + left, height=height, width=width, anchor=(0, 0))

@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 import torch.distributed as dist
+from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from torchgeo_clay.datamodules.pretrain.regions import READ_ERRORS, PatchSource, Region, SensorScenes, find_data
-from torchgeo_clay.datamodules.pretrain.teacher_targets import ChipTargets
 from torchgeo_clay.datasets import ClayChips, SceneError, SensorRaster
 from torchgeo_clay.datasets.chips import chip_shape
 from torchgeo_clay.datasets.raster.files import is_beside, list_rasters, printable
@@ -44,6 +44,9 @@ SENSOR_FILE = 'sensor.yaml'
 
 #: Shares of the scenes in the draws of training: a CSV file with the columns ``file`` and ``weight``.
 WEIGHTS_FILE = 'weights.csv'
+
+#: Differences between ranks that an error names.
+SHOWN = 5
 
 _RASTERS = ('.tif', '.tiff', '.jp2', '.vrt', '.img', '.png', '.jpg', '.jpeg', '.hdf', '.nc')
 _CHIPS = ('.npz',)
@@ -88,10 +91,6 @@ def find_folders(
 
     Returns:
         Name of the folder → the folder, sorted by name.
-
-    Raises:
-        ValueError: if the root is missing or holds no folder, if a folder is not named for a sensor and has no
-            ``sensor.yaml``, for names of folders that do not exist, or for unknown options.
     """
     root, readers = Path(root), readers or {}
     layout = f'Expected one folder per sensor in it, such as {root / "sentinel-2-l2a"}, holding GeoTIFFs or .npz chips.'
@@ -131,27 +130,24 @@ def _folder(path: Path, options: Mapping[str, Any]) -> SensorFolder:
     return SensorFolder(path, sensor, dict(options))
 
 
+class _Targets(Protocol):
+    """A teacher's targets by position of the chip."""
+
+    def __getitem__(self, chip: int) -> Tensor:
+        """A chip's target: (T,) float32."""
+
+
 class ChipScenes:
     """Chips as scenes: patches of a chip are cut out of it, at the place and time of the whole chip."""
 
     def __init__(self, chips: ClayChips) -> None:
-        """Initialize a new ChipScenes instance; :mod:`torchgeo_clay.datamodules.pretrain.teach` may add targets."""
+        """Initialize a new ChipScenes instance; ``attach_targets`` may add a target per chip, by position."""
         self.chips = chips
         self.sensor: Sensor = chips.sensor
-        self.targets: ChipTargets | None = None
+        self.targets: _Targets | None = None
 
     def patch(self, scene: int, row: int, col: int, size: tuple[int, int]) -> Sample:
-        """Cut a patch out of a chip.
-
-        Args:
-            scene: position of the chip.
-            row: first row.
-            col: first column.
-            size: rows and columns.
-
-        Raises:
-            SceneError: if the chip cannot be read, or has changed since its targets were looked up.
-        """
+        """Cut a patch out of a chip."""
         sample = self.chips[scene]
         for name in ('image', 'valid'):
             sample[name] = sample[name][:, row : row + size[0], col : col + size[1]].clone()
@@ -168,14 +164,11 @@ class ScannedFolder:
     """The content of a sensor's folder.
 
     Attributes:
-        folder: the folder.
-        patch_size: pixels per side of a patch.
-        sources: what the scenes are read from.
-        regions: the scenes that patches are taken from.
+        folder, patch_size: as :func:`scan_folder`.
+        sources, regions, weights: as :class:`~torchgeo_clay.datamodules.pretrain.regions.SensorScenes`.
         skipped: path and reason of each file that is not used.
         gsd: meters per pixel, of rasters where they were looked at.
         times: seconds UTC of the rasters; chips know a week and no year.
-        weights: see :class:`~torchgeo_clay.datamodules.pretrain.regions.SensorScenes`.
     """
 
     folder: SensorFolder
@@ -229,19 +222,11 @@ def _span(values: Sequence[str]) -> str:
     return values[0] if values[0] == values[-1] else f'{values[0]} to {values[-1]}'
 
 
-def scan_folder(folder: SensorFolder, patch_size: int, *, progress: bool = True) -> ScannedFolder:
+def scan_folder(folder: SensorFolder, patch_size: int) -> ScannedFolder:
     """Look at every scene of a folder.
 
     Rasters are opened and searched for a patch with data, so that those that cannot be read or hold no data are found
     now. Of chips, of which there may be millions, the headers are read.
-
-    Args:
-        folder: the folder.
-        patch_size: pixels per side of a patch.
-        progress: whether to show a progress bar on a terminal.
-
-    Raises:
-        ValueError: if no scene is left, or for a ``weights.csv`` that does not fit the scenes.
     """
     found = ScannedFolder(folder, patch_size)
     files = sorted(p for p in folder.path.rglob('*') if p.is_file() or (p.is_symlink() and not p.exists()))
@@ -256,9 +241,9 @@ def scan_folder(folder: SensorFolder, patch_size: int, *, progress: bool = True)
     for path in others:
         found.skip(path, 'neither a raster nor an .npz chip')
     if present := [path for path in map(Path, list_rasters(rasters)) if _exists(found, path)]:
-        _add_rasters(found, present, progress)
+        _add_rasters(found, present)
     if present := [path for path in chips if _exists(found, path)]:
-        _add_chips(found, present, progress)
+        _add_chips(found, present)
     if not found.regions:
         reasons = '\n'.join(f'  {path}: {reason}' for path, reason in found.skipped[:10])
         raise ValueError(f'{folder.path}: no scene is left of {len(rasters) + len(chips)} files:\n{reasons}')
@@ -275,7 +260,7 @@ def _exists(found: ScannedFolder, path: Path) -> bool:
     return False
 
 
-def _add_rasters(found: ScannedFolder, paths: list[Path], progress: bool) -> None:
+def _add_rasters(found: ScannedFolder, paths: list[Path]) -> None:
     """Add the rasters that can be read and hold data."""
     folder = found.folder
     options = {name: value for name, value in folder.options.items() if name in _RASTER_OPTIONS}
@@ -285,7 +270,7 @@ def _add_rasters(found: ScannedFolder, paths: list[Path], progress: bool) -> Non
         return
     raster = SensorRaster(scenes, folder.sensor, options.get('bands'))
     found.sources.append(raster)
-    for i, scene in enumerate(_bar(raster.scenes, f'{folder.path.name}: scenes', progress)):
+    for i, scene in enumerate(_bar(raster.scenes, f'{folder.path.name}: scenes')):
         whole = Region(scene.path, len(found.sources) - 1, i, 0, 0, scene.height, scene.width)
         try:
             region = find_data(raster, whole, found.patch_size)
@@ -301,7 +286,7 @@ def _add_rasters(found: ScannedFolder, paths: list[Path], progress: bool) -> Non
         found.times += [scene.time] if math.isfinite(scene.time) else []
 
 
-def _add_chips(found: ScannedFolder, paths: list[Path], progress: bool) -> None:
+def _add_chips(found: ScannedFolder, paths: list[Path]) -> None:
     """Add the chips that have a header, and read some until one is whole, so that wrong options are found now."""
     folder = found.folder
     for name in _RASTER_OPTIONS - _CHIP_OPTIONS:
@@ -311,7 +296,7 @@ def _add_chips(found: ScannedFolder, paths: list[Path], progress: bool) -> None:
                 'them into another root, or leave the option out.'
             )
     sizes: dict[str, tuple[int, int]] = {}
-    for path in _bar(paths, f'{folder.path.name}: chips', progress):
+    for path in _bar(paths, f'{folder.path.name}: chips'):
         try:
             sizes[str(path)] = chip_shape(path)[1:]
         except SceneError as error:
@@ -320,47 +305,44 @@ def _add_chips(found: ScannedFolder, paths: list[Path], progress: bool) -> None:
         return
     options = {name: value for name, value in folder.options.items() if name in _CHIP_OPTIONS}
     chips = ClayChips(list(sizes), folder.sensor, **options)
-    damaged = _damaged_before_first(chips)
-    for name, reason in damaged.items():
-        found.skip(name, reason)
-    _check_units(chips, [i for i, path in enumerate(chips.files) if path not in damaged])
+    first = _first_readable(found, chips)
+    _check_units(chips, first)
     found.gsd.append(chips.gsd)
     found.sources.append(ChipScenes(chips))
-    source = len(found.sources) - 1
     found.regions += [
-        Region(path, source, i, 0, 0, *sizes[path], has_gaps=False)
+        Region(path, len(found.sources) - 1, i, 0, 0, *sizes[path], has_gaps=False)
         for i, path in enumerate(chips.files)
-        if path not in damaged
+        if i >= first
     ]
 
 
-def _check_units(chips: ClayChips, places: Sequence[int]) -> None:
-    """Warn if some of the chips cannot be in their sensor's units."""
-    check = UnitsCheck()
-    for place in places[:: -(-len(places) // _TRIED_CHIPS)]:
-        try:
-            sample = chips[place]
-        except SceneError:
-            continue  # named when it is its turn
-        check(sample['image'], chips.sensor, sample['valid'], source=os.path.dirname(chips.files[place]))
-
-
-def _damaged_before_first(chips: ClayChips) -> dict[str, str]:
-    """Path and reason of the chips before the first that can be read."""
-    damaged: dict[str, str] = {}
-    for i in range(min(len(chips), _TRIED_CHIPS)):
+def _first_readable(found: ScannedFolder, chips: ClayChips) -> int:
+    """Position of the first chip that can be read; those before it are skipped."""
+    tried = min(len(chips), _TRIED_CHIPS)
+    for i in range(tried):
         try:
             chips[i]
         except SceneError as error:
-            damaged[chips.files[i]] = str(error)
+            found.skip(chips.files[i], error)
         else:
-            return damaged
-    raise SceneError(f'none of the first {len(damaged)} chips can be read: {next(iter(damaged.values()))}')
+            return i
+    raise SceneError(f'none of the first {tried} chips can be read: {": ".join(found.skipped[-tried])}')
 
 
-def _bar[T](items: Sequence[T], text: str, progress: bool) -> Iterable[T]:
+def _check_units(chips: ClayChips, first: int) -> None:
+    """Warn if some of the chips cannot be in their sensor's units."""
+    check = UnitsCheck()
+    for i in range(first, len(chips), -(-(len(chips) - first) // _TRIED_CHIPS)):
+        try:
+            sample = chips[i]
+        except SceneError:
+            continue  # named when it is its turn
+        check(sample['image'], chips.sensor, sample['valid'], source=os.path.dirname(chips.files[i]))
+
+
+def _bar[T](items: Sequence[T], text: str) -> Iterable[T]:
     """A progress bar, shown on a terminal only."""
-    return tqdm(items, desc=text, disable=None if progress else True, leave=False)
+    return tqdm(items, desc=text, disable=None, leave=False)
 
 
 def _read_weights(folder: Path, regions: Sequence[Region]) -> tuple[float, ...]:
@@ -388,23 +370,12 @@ def _read_weights(folder: Path, regions: Sequence[Region]) -> tuple[float, ...]:
     return tuple(weights[r.path] for r in regions)
 
 
-#: Differences that an error names.
-SHOWN = 5
-
-
 class DisagreementError(ValueError):
     """Ranks of one run see different data."""
 
 
 def describe_parts(parts: Mapping[str, Mapping[str, SensorScenes]]) -> dict[str, tuple[int, str]]:
-    """What has to be the same on all ranks.
-
-    Args:
-        parts: ``train`` and ``val`` → sensor → its scenes.
-
-    Returns:
-        Sensor and part, in words → number of scenes and a fingerprint of them and of the sensor.
-    """
+    """Describe the parts, which have to be the same on all ranks, by number of scenes and a fingerprint."""
     return {
         f'{name} ({split})': (len(part), part.digest(part.sensor))
         for split, sensors in parts.items()
@@ -419,11 +390,6 @@ def check_agreement(look: Callable[[], Mapping[str, tuple[int, str]]]) -> None:
 
     Args:
         look: looks at this rank's data and describes it, see :func:`describe_parts`.
-
-    Raises:
-        DisagreementError: naming ranks and differences.
-        ValueError: whatever ``look`` raises on a single rank.
-        OSError: likewise.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         look()
