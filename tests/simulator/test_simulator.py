@@ -23,7 +23,7 @@ from torchgeo_clay.sensors import SENSORS, Band, Sensor, get_sensor
 from torchgeo_clay.simulator import CLASSES, LandCover, SyntheticScenes, store
 from torchgeo_clay.simulator.noise import average, borders, fractal, parcels, soften
 from torchgeo_clay.simulator.render import make_scene
-from torchgeo_clay.simulator.spectra import Material, backscatter, reflectance
+from torchgeo_clay.simulator.surface import Material, backscatter, reflectance
 
 SMALL = {'scenes_per_sensor': 2, 'size': 32}
 ONE = {'sensors': ['naip'], **SMALL}

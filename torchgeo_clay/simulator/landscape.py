@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""The layout of a synthetic landscape: which class lies where, H = W = size pixels.
+"""Land-cover classes, and the layout of a synthetic landscape: which class lies where, H = W = size pixels.
 
 Terrain is fractal and looks alike at every scale; built objects have a size in meters. So coasts, woods and snow are
 drawn in pixels, and parcels, blocks and roads in meters as long as the sensor can resolve them: at least 16 pixels a
@@ -11,14 +11,61 @@ LINZ' 0.5 m they are gardens and paddocks of some 40 m.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 
-from torchgeo_clay.simulator.classes import LandCover
 from torchgeo_clay.simulator.noise import Cells, Field, Mask, average, borders, fractal, parcels, winding
 from torchgeo_clay.simulator.places import Biome
 
-__all__ = ('Layout', 'grow', 'make_layout')
+__all__ = (
+    'CLASSES',
+    'LandCover',
+    'LandCoverClass',
+    'Layout',
+    'grow',
+    'make_layout',
+)
+
+
+class LandCover(IntEnum):
+    """Label values, uint8, without a background or an ignored value."""
+
+    WATER = 0
+    FOREST = 1
+    GRASS = 2
+    CROPS = 3
+    SOIL = 4
+    BUILT_UP = 5
+    SNOW = 6
+    CLOUD = 7
+
+
+@dataclass(frozen=True)
+class LandCoverClass:
+    """One land-cover class.
+
+    Attributes:
+        name: in legends.
+        color: red, green, blue, 0 to 255.
+    """
+
+    name: str
+    color: tuple[int, int, int]
+
+
+#: The classes, by label value. A bare field is still crops, so a model has to learn the season.
+CLASSES: tuple[LandCoverClass, ...] = (
+    LandCoverClass('water', (28, 107, 160)),
+    LandCoverClass('forest', (26, 94, 43)),
+    LandCoverClass('grass', (150, 190, 90)),
+    LandCoverClass('crops', (230, 200, 70)),
+    LandCoverClass('soil', (165, 120, 80)),
+    LandCoverClass('built-up', (200, 50, 50)),
+    LandCoverClass('snow', (235, 245, 255)),
+    LandCoverClass('cloud', (160, 160, 160)),
+)
+
 
 _FIELD, _BLOCK, _BUILDING = 400.0, 90.0, 18.0  # lengths in meters
 
@@ -69,14 +116,7 @@ def grow(mask: Mask, steps: int) -> Mask:
 
 
 def make_layout(rng: np.random.Generator, biome: Biome, gsd: float, size: int) -> Layout:
-    """Draw a ground plan.
-
-    Args:
-        rng: source of randomness.
-        biome: shares of the classes.
-        gsd: meters per pixel.
-        size: height and width, pixels.
-    """
+    """Draw a ground plan of ``size`` pixels per side with a biome's shares of the classes."""
     elevation = fractal(rng, size, 3.4)
     fields, across = parcels(rng, size, float(np.clip(_FIELD / gsd, 16, size / 3)))
     blocks, _ = parcels(rng, size, float(np.clip(_BLOCK / gsd, 7, size / 3)), aspect=1.4)

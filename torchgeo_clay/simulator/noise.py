@@ -23,11 +23,7 @@ def fractal(rng: np.random.Generator, size: int, slope: float, shortest: float =
         rng: source of randomness.
         size: height and width, pixels.
         slope: the power falls as frequency to the -slope; 0 is white, 2 rough, 4 smooth.
-        shortest: waves shorter than this are damped, pixels; 0 for none.
-        longest: waves longer than this are damped, pixels; 0 for none.
-
-    Returns:
-        (size, size).
+        shortest, longest: shorter and longer waves are damped, pixels; 0 for none.
     """
     side = size + size // 8  # the transform makes the field periodic; cropping removes the seam
     white = np.fft.rfft2(rng.standard_normal((side, side), dtype=np.float32))
@@ -50,12 +46,7 @@ def _amplitude(side: int, slope: float, shortest: float, longest: float) -> Fiel
 
 
 def coordinates(size: int, angle: float | Field) -> tuple[Field, Field]:
-    """Coordinates along and across a direction, pixels from the center.
-
-    Args:
-        size: height and width, pixels.
-        angle: radians, one for all pixels or (size, size).
-    """
+    """Coordinates along and across a direction in radians, or one per pixel; pixels from the center."""
     y, x = np.mgrid[:size, :size].astype(np.float32) - np.float32(size / 2)
     return x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
 
@@ -100,13 +91,7 @@ def borders(cell: Cells) -> Mask:
 
 
 def winding(rng: np.random.Generator, size: int, bend: float) -> Field:
-    """Distance from a winding line through the square, pixels.
-
-    Args:
-        rng: source of randomness.
-        size: height and width, pixels.
-        bend: sideways excursions as a share of the size; near 0 is a road, 0.1 a river.
-    """
+    """Distance from a winding line, pixels; ``bend``, its excursions by size, is near 0 for a road, 0.1 for a river."""
     along, across = coordinates(size, rng.uniform(0, np.pi))
     turns = np.array([0.8, 1.7, 3.1, 6.3])
     reach = rng.uniform(0.5, 1, 4) / turns * bend * size

@@ -83,8 +83,7 @@ class Setting:
 
     Attributes:
         biome: the kind of landscape.
-        lat: degrees north of the center, WGS84.
-        lon: degrees east of the center, WGS84.
+        lat, lon: degrees north and east of the center, WGS84.
         time: acquisition, UTC, whole seconds.
         crs: of the raster.
         transform: of the raster, meters.
@@ -140,14 +139,7 @@ def _local_time(rng: np.random.Generator, sensor: Sensor, lat: float) -> dt.date
 
 
 def make_setting(rng: np.random.Generator, sensor: Sensor, index: int, size: int) -> Setting:
-    """Choose place, date and grid of one scene.
-
-    Args:
-        rng: source of randomness.
-        sensor: its product decides the CRS and the hour, its GSD the pixel size.
-        index: number of the scene; decides the kind of landscape.
-        size: height and width, pixels.
-    """
+    """Choose place, date and grid of scene number ``index``, which decides the biome, of ``size`` pixels per side."""
     biome = BIOMES[index % len(BIOMES)]
     if sensor.name in _NATIONAL:
         lat, lon = _NATIONAL[sensor.name][index % len(BIOMES)]

@@ -13,12 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchgeo_clay.sensors import SENSORS, Sensor
-from torchgeo_clay.simulator.classes import LandCover
-from torchgeo_clay.simulator.landscape import make_layout
+from torchgeo_clay.simulator.landscape import LandCover, make_layout
 from torchgeo_clay.simulator.noise import Field, fractal, soften
 from torchgeo_clay.simulator.places import BIOMES, Setting, make_setting
-from torchgeo_clay.simulator.spectra import backscatter, cloud_reflectance, reflectance
-from torchgeo_clay.simulator.surface import Surface, make_surface
+from torchgeo_clay.simulator.surface import Surface, backscatter, cloud_reflectance, make_surface, reflectance
 
 __all__ = ('Scene', 'Units', 'make_scene')
 
@@ -75,14 +73,7 @@ class Scene:
 
 
 def make_scene(sensor: Sensor, index: int, size: int, seed: int) -> Scene:
-    """Simulate one acquisition; the same arguments give the same scene.
-
-    Args:
-        sensor: the sensor.
-        index: number of the scene among the sensor's.
-        size: height and width, pixels.
-        seed: of the whole set.
-    """
+    """Simulate a sensor's acquisition number ``index``, ``size`` pixels per side; equal arguments, equal scenes."""
     rng = np.random.default_rng((seed, zlib.crc32(sensor.name.encode()), index))
     setting, measured, label, target = _measure(rng, sensor, index, size)
     units = _units_of(sensor)

@@ -8,13 +8,14 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from torchgeo_clay.sensors import Sensor, get_sensor
-from torchgeo_clay.simulator.classes import CLASSES
+from torchgeo_clay.simulator.landscape import CLASSES
 from torchgeo_clay.simulator.render import Scene, make_scene
 from torchgeo_clay.simulator.store import complete_folder, write_geotiff
 
@@ -58,9 +59,7 @@ class SyntheticScenes:
 
     Attributes:
         root: the folder.
-        images: folder of the images, a subfolder per sensor.
-        labels: folder of the land cover.
-        targets: folder of the vegetation cover.
+        images, labels, targets: its folders of images, land cover and vegetation cover, a subfolder per sensor.
         sensors: the sensors.
     """
 
@@ -100,18 +99,19 @@ class SyntheticScenes:
         _check_names([s.name for s in self.sensors])
         self.scenes_per_sensor, self.size, self.seed = scenes_per_sensor, size, seed
         self.images, self.labels, self.targets = (self.root / kind for kind in ('images', 'labels', 'targets'))
-        self._files = complete_folder(self.root, self._parameters(), self._needed(), self._write)
+        parameters = {
+            'version': _VERSION,
+            'sensors': [asdict(s) for s in self.sensors],
+            'scenes_per_sensor': scenes_per_sensor,
+            'size': size,
+            'seed': seed,
+        }
+        # bytes without compression: bands of at most 4 bytes, with label and target
+        needed = sum(4 * len(s) + 5 for s in self.sensors) * scenes_per_sensor * size**2
+        self._files = complete_folder(self.root, parameters, needed, self._write)
 
     def files(self, sensor: str, kind: Kind = 'images') -> list[Path]:
-        """The files of a sensor, sorted; position i is the same scene for every kind.
-
-        Args:
-            sensor: name of the sensor.
-            kind: ``images``, ``labels`` or ``targets``.
-
-        Raises:
-            ValueError: for a sensor that is not in the set, or an unknown kind.
-        """
+        """The files of a sensor, sorted; position i is the same scene for every kind."""
         names = [s.name for s in self.sensors]
         if sensor not in names:
             raise ValueError(f'Expected one of the sensors of this set ({", ".join(names)}), got {sensor!r}.')
@@ -137,20 +137,6 @@ class SyntheticScenes:
             f'SyntheticScenes({str(self.root)!r}, sensors={names}, scenes_per_sensor={self.scenes_per_sensor}, '
             f'size={self.size}, seed={self.seed})'
         )
-
-    def _parameters(self) -> dict[str, Any]:
-        """What decides the files."""
-        return {
-            'version': _VERSION,
-            'sensors': [asdict(s) for s in self.sensors],
-            'scenes_per_sensor': self.scenes_per_sensor,
-            'size': self.size,
-            'seed': self.seed,
-        }
-
-    def _needed(self) -> int:
-        """Bytes without compression: bands of at most 4 bytes, with label and target."""
-        return sum(4 * len(s) + 5 for s in self.sensors) * self.scenes_per_sensor * self.size**2
 
     def _write(self, root: Path) -> None:
         """Simulate and write all scenes."""
@@ -182,16 +168,9 @@ def _write_scene(root: Path, sensor: Sensor, index: int, scene: Scene) -> None:
         'NOTE': 'simulated; DATETIME is UTC',
     }
     legend = {'CLASSES': ', '.join(f'{i} {c.name}' for i, c in enumerate(CLASSES))}
-    grid: dict[str, Any] = {'crs': setting.crs, 'transform': setting.transform}
     colors = {i: c.color for i, c in enumerate(CLASSES)}
     target = np.round(scene.target, 3)  # a thousandth is plenty, and packs better
-    write_geotiff(root / 'images' / file, scene.image, descriptions=sensor.band_names, tags=tags, **grid)
-    write_geotiff(
-        root / 'labels' / file,
-        scene.label[None],
-        descriptions=['land cover'],
-        tags=tags | legend,
-        colors=colors,
-        **grid,
-    )
-    write_geotiff(root / 'targets' / file, target[None], descriptions=['vegetation cover'], tags=tags, **grid)
+    write = partial(write_geotiff, crs=setting.crs, transform=setting.transform)
+    write(root / 'images' / file, scene.image, descriptions=sensor.band_names, tags=tags)
+    write(root / 'labels' / file, scene.label[None], descriptions=['land cover'], tags=tags | legend, colors=colors)
+    write(root / 'targets' / file, target[None], descriptions=['vegetation cover'], tags=tags)

@@ -46,9 +46,6 @@ def write_geotiff(
         descriptions: a name per band.
         tags: of the file.
         colors: red, green and blue by value, for one band of uint8.
-
-    Raises:
-        OSError: if the file cannot be written, for instance if the disk is full.
     """
     count, height, width = image.shape
     with MemoryFile() as memory:
@@ -82,10 +79,6 @@ def complete_folder(
 
     Returns:
         Size in bytes by the path of each file, relative to ``root``.
-
-    Raises:
-        ValueError: if the folder holds other files, scenes of other parameters, or is incomplete.
-        OSError: if writing fails; the message names free and needed space. No file is left.
     """
     if (files := _read(root, parameters)) is not None:
         return files

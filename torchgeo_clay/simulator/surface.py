@@ -1,25 +1,98 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Ground cover: shares of materials, (materials, H, W), summing to 1, from the classes of a layout.
+"""What covers the ground: materials with their reflectance (0.4-2.5 µm) and backscatter (C band, dB), and their shares.
 
-Within a class the mixture varies by parcel, season and fractal noise, and classes share materials (a fallow field is
-soil, a garden is grass), so that they are separable, but not by a threshold.
+The numbers are typed approximations of the textbook shapes (chlorophyll absorption and red edge, leaf water at 1.4-2.5
+µm, rising soil line, water's near-infrared absorption, snow's drop beyond 1 µm), not measurements: they make classes
+separable as in real imagery, and are no reference for anything else. Within a class the mixture varies by parcel,
+season and fractal noise, and classes share materials (a fallow field is soil, a garden is grass), so that they are
+separable, but not by a threshold. Shapes: C bands, H × W pixels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from torchgeo_clay.simulator.classes import LandCover
-from torchgeo_clay.simulator.landscape import Layout, grow
+from torchgeo_clay.simulator.landscape import LandCover, Layout, grow
 from torchgeo_clay.simulator.noise import Field, Mask, borders, fractal
-from torchgeo_clay.simulator.spectra import Material
 
-__all__ = ('Surface', 'make_surface')
+__all__ = (
+    'Material',
+    'Surface',
+    'backscatter',
+    'cloud_reflectance',
+    'make_surface',
+    'reflectance',
+)
+
+
+class Material(IntEnum):
+    """Pure materials; a pixel is a mixture of them."""
+
+    CLEAR_WATER = 0
+    TURBID_WATER = 1
+    LEAF = 2
+    CANOPY = 3
+    STRAW = 4
+    DARK_SOIL = 5
+    SAND = 6
+    CONCRETE = 7
+    ASPHALT = 8
+    TILE = 9
+    SNOW = 10
+
+
+# µm, reflectance of each material in the order of :class:`Material`, and of a thick water cloud.
+_REFLECTANCE = np.array((
+    (0.40, 0.045, 0.050, 0.030, 0.015, 0.070, 0.040, 0.120, 0.160, 0.060, 0.060, 0.930, 0.68),
+    (0.45, 0.045, 0.065, 0.035, 0.020, 0.090, 0.050, 0.160, 0.200, 0.070, 0.070, 0.940, 0.68),
+    (0.49, 0.042, 0.080, 0.040, 0.022, 0.110, 0.060, 0.200, 0.220, 0.075, 0.080, 0.940, 0.68),
+    (0.55, 0.035, 0.120, 0.095, 0.050, 0.160, 0.080, 0.270, 0.250, 0.085, 0.110, 0.930, 0.68),
+    (0.60, 0.018, 0.110, 0.060, 0.032, 0.200, 0.100, 0.330, 0.270, 0.090, 0.210, 0.920, 0.68),
+    (0.67, 0.010, 0.080, 0.040, 0.025, 0.240, 0.130, 0.380, 0.290, 0.100, 0.290, 0.900, 0.68),
+    (0.70, 0.008, 0.070, 0.120, 0.070, 0.260, 0.140, 0.400, 0.290, 0.100, 0.300, 0.890, 0.68),
+    (0.74, 0.006, 0.040, 0.360, 0.250, 0.280, 0.160, 0.420, 0.300, 0.105, 0.310, 0.870, 0.68),
+    (0.78, 0.005, 0.035, 0.450, 0.320, 0.300, 0.170, 0.430, 0.300, 0.110, 0.320, 0.860, 0.68),
+    (0.86, 0.004, 0.025, 0.480, 0.340, 0.340, 0.200, 0.450, 0.310, 0.115, 0.340, 0.800, 0.67),
+    (1.00, 0.002, 0.012, 0.490, 0.340, 0.380, 0.230, 0.480, 0.320, 0.120, 0.360, 0.660, 0.66),
+    (1.24, 0.001, 0.004, 0.440, 0.290, 0.430, 0.280, 0.520, 0.330, 0.135, 0.380, 0.350, 0.62),
+    (1.65, 0.001, 0.002, 0.270, 0.150, 0.420, 0.310, 0.550, 0.340, 0.150, 0.400, 0.080, 0.50),
+    (2.20, 0.001, 0.002, 0.120, 0.065, 0.300, 0.270, 0.500, 0.320, 0.150, 0.380, 0.050, 0.40),
+    (2.50, 0.000, 0.000, 0.060, 0.030, 0.220, 0.220, 0.440, 0.290, 0.140, 0.340, 0.030, 0.32),
+))  # fmt: skip
+
+# Co-polarized and cross-polarized gamma0, dB, in that order too. Walls and pavement make corners: a bright town.
+_BACKSCATTER = np.array((
+    (-23.0, -19.0, -10.5, -8.0, -12.0, -11.5, -17.0, -2.0, -15.0, 0.0, -14.0),
+    (-30.0, -27.0, -17.0, -13.5, -19.5, -21.0, -27.0, -11.0, -23.0, -9.0, -21.5),
+), dtype=np.float32)  # fmt: skip
+
+# Clay's tokens are 3.5 for VV and 4.0 for VH; values nearer to the second are cross-polarized.
+_CROSS_POLARIZED = 3.75
+
+
+def reflectance(wavelengths: Sequence[float]) -> NDArray[np.float32]:
+    """Reflectance of the materials, (C, materials), interpolated linearly at wavelengths in µm, the ends repeated."""
+    known, *materials, _ = _REFLECTANCE.T
+    return np.stack([np.interp(wavelengths, known, values) for values in materials], axis=1).astype(np.float32)
+
+
+def cloud_reflectance(wavelengths: Sequence[float]) -> NDArray[np.float32]:
+    """Reflectance of a thick cloud, (C,), at wavelengths in µm."""
+    return np.interp(wavelengths, _REFLECTANCE[:, 0], _REFLECTANCE[:, -1]).astype(np.float32)
+
+
+def backscatter(wavelengths: Sequence[float]) -> NDArray[np.float32]:
+    """Radar backscatter of the materials, (C, materials) linear gamma0, by Clay's tokens: 3.5 for VV, 4.0 for VH."""
+    cross = np.array(wavelengths) > _CROSS_POLARIZED
+    return 10 ** (_BACKSCATTER[cross.astype(int)] / 10)
+
 
 # Strength of the grain (tree crowns, tussocks, waves) by class, where a pixel resolves it; LandCover's order.
 _GRAIN = np.array([0.03, 0.40, 0.12, 0.07, 0.10, 0.10, 0.03], dtype=np.float32)
@@ -122,15 +195,7 @@ def _brightness(rng: np.random.Generator, layout: Layout, relief: float, gsd: fl
 
 
 def make_surface(rng: np.random.Generator, layout: Layout, season: float, relief: float, gsd: float) -> Surface:
-    """Cover a layout with materials.
-
-    Args:
-        rng: source of randomness.
-        layout: the ground plan.
-        season: 0 in deep winter to 1 in high summer.
-        relief: contrast of the hill shading, 0 to 1.
-        gsd: meters per pixel.
-    """
+    """Cover a layout with materials; season is 0 in deep winter to 1 in high summer, relief a contrast, 0 to 1."""
     size = layout.label.shape[0]
     shares = np.zeros((len(Material), size, size), dtype=np.float32)
     patchy = fractal(rng, size, 1.8)
