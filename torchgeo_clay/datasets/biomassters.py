@@ -30,7 +30,7 @@ class BioMasstersMonths(BioMassters):
         months: Sequence[str] | None = None,
         target_scale: float = 1.0,
     ) -> None:
-        """Initialize a new instance.
+        """Initialize a new BioMasstersMonths instance.
 
         Args:
             root: folder of the data.
@@ -38,10 +38,6 @@ class BioMasstersMonths(BioMassters):
             sensor: the satellite.
             months: English names of the months, such as ``June``; None for all.
             target_scale: factor on the biomass, tonnes per hectare: 0.01 for hundreds of tonnes.
-
-        Raises:
-            ValueError: for months of which there is no image, or a scale that is not positive.
-            DatasetNotFoundError: if the data is not there.
         """
         if not target_scale > 0:
             raise ValueError(f'target_scale: expected a positive number, got {target_scale}.')
@@ -61,14 +57,7 @@ class BioMasstersMonths(BioMassters):
         return [str(chip) for chip in self.df.sort_values('num_index')['chip_id']]
 
     def __getitem__(self, index: int) -> Sample:
-        """Read a sample.
-
-        Args:
-            index: from 0 to the length - 1.
-
-        Returns:
-            The sample, as the class describes it.
-        """
+        """Read a sample, as the class describes it."""
         sample = super().__getitem__(index)
         if 'label' in sample:
             sample['label'] = sample['label'] * self.target_scale

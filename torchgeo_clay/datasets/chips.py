@@ -39,14 +39,7 @@ Code = npt.NDArray[np.float64]
 
 
 def angle_of(code: Code) -> float:
-    """The angle of a code, radians from -π to π; NaN for zeros, which stand for unknown.
-
-    Args:
-        code: (2,) sine and cosine.
-
-    Raises:
-        SceneError: if it is neither zeros nor a sine and cosine.
-    """
+    """The angle of a code (sine, cosine), radians from -π to π; NaN for zeros, which stand for unknown."""
     if not code.any():
         return math.nan
     if not abs(math.hypot(*code) - 1) < _TOLERANCE:
@@ -55,18 +48,12 @@ def angle_of(code: Code) -> float:
 
 
 def place_of(lat_norm: Code, lon_norm: Code, order: LatLonOrder = 'latlon') -> tuple[float, float]:
-    """Latitude and longitude from their codes.
+    """Degrees north and east from the codes stored as latitude's and longitude's; NaN for both if either is unknown.
 
     Args:
         lat_norm: (2,) code stored as the latitude's.
         lon_norm: (2,) code stored as the longitude's.
         order: ``lonlat`` if the two were stored under each other's name, as Clay's own chip tool does.
-
-    Returns:
-        Degrees north and east; NaN for both if either is unknown.
-
-    Raises:
-        SceneError: for a latitude beyond ±90, which means the other order.
     """
     lat, lon = (math.degrees(angle_of(code)) for code in (lat_norm, lon_norm))
     if order == 'lonlat':
@@ -83,18 +70,10 @@ def place_of(lat_norm: Code, lon_norm: Code, order: LatLonOrder = 'latlon') -> t
 
 
 def time_of(week_norm: Code, hour_norm: Code) -> float:
-    """A time that has the given codes.
+    """A time that has the codes (2,) of an ISO week and an hour; NaN if either is unknown.
 
-    Args:
-        week_norm: (2,) code of the ISO week; week 53 has that of week 1.
-        hour_norm: (2,) code of the hour.
-
-    Returns:
-        Seconds since 1970-01-01 UTC of the Thursday of that week in :data:`REFERENCE_YEAR`: ``encode_time`` of it gives
-        the codes again, but the year means nothing. NaN if either is unknown.
-
-    Raises:
-        SceneError: if the codes are not of a whole week and a whole hour.
+    It is in seconds UTC, on the Thursday of that week in :data:`REFERENCE_YEAR`: ``encode_time`` of it gives the codes
+    again, but the year means nothing. Week 53 has the code of week 1.
     """
     steps = []
     for name, code, turn in (('week', week_norm, 52), ('hour', hour_norm, 24)):
@@ -110,14 +89,7 @@ def time_of(week_norm: Code, hour_norm: Code) -> float:
 
 
 def chip_shape(path: str | os.PathLike[str]) -> tuple[int, int, int]:
-    """Bands, rows and columns of a chip, from its header.
-
-    Args:
-        path: the ``.npz`` file.
-
-    Raises:
-        SceneError: if it has no header of a (C, H, W) array, or holds another number of bytes than that array takes.
-    """
+    """Bands, rows and columns of a chip, from the header of its ``.npz`` file."""
     path = os.fspath(path)
     try:
         with zipfile.ZipFile(path) as archive, archive.open('pixels.npy') as file:
@@ -177,9 +149,6 @@ class ClayChips(NonGeoDataset):
     Attributes:
         sensor: the sensor, with the bands selected.
         files: the chips, sorted.
-
-    Raises:
-        ValueError: if there are no chips, or for an unknown sensor, band or order.
     """
 
     def __init__(
@@ -219,18 +188,12 @@ class ClayChips(NonGeoDataset):
         return len(self.files)
 
     def __getitem__(self, index: int) -> Sample:
-        """Read a chip.
-
-        Args:
-            index: position in :attr:`files`.
+        """Read the chip at a position in :attr:`files`.
 
         Returns:
             ``image`` (C, H, W) in the chip's dtype, float32 for decibels; ``valid`` (1, H, W) bool, False where a value
             is not finite (the image is 0 there); ``wavelength`` (C,) µm; ``res`` meters per pixel; ``lat``, ``lon``
             degrees; ``time`` seconds UTC, of a year that means nothing, see :func:`time_of`. Unknown is NaN.
-
-        Raises:
-            SceneError: naming the chip, if it is not readable, a key is missing, or a shape or code is wrong.
         """
         path = self.files[index]
         pixels, codes = _load(path)

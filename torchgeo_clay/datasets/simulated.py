@@ -16,7 +16,6 @@ import torch
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from rasterio.windows import Window
-from torch import Tensor
 from torchgeo.datasets import NonGeoDataset
 
 from torchgeo_clay.datasets.plotting import true_color
@@ -29,17 +28,11 @@ __all__ = ('ChipTask', 'Split', 'SyntheticChips', 'split_scene_numbers')
 Split = Literal['train', 'val', 'test']
 ChipTask = Literal['classification', 'segmentation', 'regression']
 
-_COLOURS = ListedColormap([[part / 255 for part in c.color] for c in CLASSES])
+_COLORS = ListedColormap([[part / 255 for part in c.color] for c in CLASSES])
 
 
 class Chip(NamedTuple):
-    """Where a chip lies.
-
-    Attributes:
-        scene: position in the raster's scenes.
-        row: first row.
-        col: first column.
-    """
+    """Where a chip lies: position in the raster's scenes, first row and column."""
 
     scene: int
     row: int
@@ -60,9 +53,6 @@ def split_scene_numbers(count: int, val_split: float, test_split: float, seed: i
 
     Returns:
         Split → numbers of its scenes, ascending.
-
-    Raises:
-        ValueError: for shares that are not above 0, or leave no scene to train on.
     """
     for name, share in (('val_split', val_split), ('test_split', test_split)):
         if not 0 < share < 1:
@@ -127,13 +117,10 @@ class SyntheticChips(NonGeoDataset):
             patch_size: pixels per side of a chip, at most the scenes' size.
             bands: names or aliases of the bands wanted, in the order wanted; None for all.
             min_share: share of a chip that its class must have at least, 0 to 1; for classification.
-            val_split: see :func:`split_scene_numbers`.
-            test_split: see :func:`split_scene_numbers`.
+            val_split: share of the scenes that validate; see :func:`split_scene_numbers`.
+            test_split: share of the scenes that test.
             seed: of the split.
             transforms: called on each sample.
-
-        Raises:
-            ValueError: for an unknown sensor, band, split or task, a number out of range, or if no chip is left.
         """
         for name, value, known in (('split', split, get_args(Split)), ('task', task, get_args(ChipTask))):
             if value not in known:
@@ -157,10 +144,8 @@ class SyntheticChips(NonGeoDataset):
 
     def _with_dominant_class(self, chips: Sequence[Chip]) -> list[Chip]:
         """The chips where a class reaches the share wanted; their classes are kept."""
-        cover = {
-            i: self._read('labels', Chip(i, 0, 0), self.scenes.size).astype(np.int64)
-            for i in range(len(self.raster.scenes))
-        }
+        whole = (self._read('labels', Chip(i, 0, 0), self.scenes.size) for i in range(len(self.raster.scenes)))
+        cover = [labels.astype(np.int64) for labels in whole]
         kept, best = [], 0.0
         for chip in chips:
             rows, cols = (slice(start, start + self.patch_size) for start in (chip.row, chip.col))
@@ -189,14 +174,7 @@ class SyntheticChips(NonGeoDataset):
         return len(self.chips)
 
     def __getitem__(self, index: int) -> Sample:
-        """Read a chip.
-
-        Args:
-            index: position in :attr:`chips`.
-
-        Returns:
-            The sample, as the class describes it.
-        """
+        """Read the chip at a position in :attr:`chips`."""
         chip = self.chips[index]
         sample = self.raster.patch(*chip, (self.patch_size, self.patch_size))
         if self.task == 'classification':
@@ -220,7 +198,8 @@ class SyntheticChips(NonGeoDataset):
         axes[0].imshow(true_color(sample['image'], self.sensor, sample.get('valid')))
         axes[0].set_title(self._caption(sample) if show_titles else '')
         for axis, (name, value) in zip(axes[1:], maps.items(), strict=True):
-            look = {'cmap': 'YlGn', 'vmax': 1} if self.task == 'regression' else self._legend()
+            legend = {'cmap': _COLORS, 'vmax': len(CLASSES) - 1, 'interpolation': 'nearest'}
+            look = {'cmap': 'YlGn', 'vmax': 1} if self.task == 'regression' else legend
             axis.imshow(value.squeeze().detach().cpu().float().numpy(), vmin=0, **look)
             axis.set_title(name if show_titles else '')
         for axis in axes:
@@ -229,16 +208,11 @@ class SyntheticChips(NonGeoDataset):
             figure.suptitle(suptitle)
         return figure
 
-    @staticmethod
-    def _legend() -> dict[str, object]:
-        """How masks of classes are shown."""
-        return {'cmap': _COLOURS, 'vmax': len(CLASSES) - 1, 'interpolation': 'nearest'}
-
     def _caption(self, sample: Sample) -> str:
         """The sensor, and the label and its prediction if they are one for the chip."""
-
-        def text(value: Tensor) -> str:
-            return f'{float(value):.2f}' if self.task == 'regression' else self.classes[int(value)]
-
-        parts = [f'{n}: {text(sample[n])}' for n in ('label', 'prediction') if n in sample and sample[n].numel() == 1]
-        return ', '.join([self.sensor.name, *parts])
+        parts = [self.sensor.name]
+        for name in ('label', 'prediction'):
+            if name in sample and sample[name].numel() == 1:
+                value = float(sample[name])
+                parts.append(f'{name}: ' + (f'{value:.2f}' if self.task == 'regression' else self.classes[int(value)]))
+        return ', '.join(parts)
