@@ -68,6 +68,7 @@ class ClayTask(BaseTask):
     encoder_key = 'model'
 
     weights: Any
+    criterion: nn.Module
 
     #: Name of a sensor → its bands, of the batches trained on; None for a task that was never trained.
     trained_on: dict[str, list[str]] | None = None
@@ -257,8 +258,8 @@ class ClayTask(BaseTask):
         Raises:
             TypeError: for labels that are fractions.
         """
-        target = None if self.label_key is None else batch.get(self.label_key)
-        if not isinstance(target, Tensor):
+        target = batch.get(self.label_key or '')
+        if self.label_key is None or not isinstance(target, Tensor):
             return batch
         if target.is_floating_point() or target.is_complex():
             raise TypeError(

@@ -65,7 +65,7 @@ def _has_value(target: Tensor, nodata: float | None = None) -> Tensor:
 class LossWithoutNodata(nn.Module):
     """The mean squared or absolute error of the targets that have a value; zero if none has."""
 
-    def __init__(self, criterion: nn.MSELoss | nn.L1Loss, nodata: float | None = None) -> None:
+    def __init__(self, criterion: nn.Module, nodata: float | None = None) -> None:
         """Initialize a new LossWithoutNodata instance.
 
         Args:
@@ -73,7 +73,7 @@ class LossWithoutNodata(nn.Module):
             nodata: see :func:`_has_value`.
         """
         super().__init__()
-        criterion.reduction = 'none'
+        criterion.reduction = 'none'  # type: ignore[assignment]
         self.criterion = criterion
         self.nodata = nodata
 

@@ -175,6 +175,57 @@ def test_resolution_follows_the_augmentation():
     assert len(set(batch['res'].tolist())) == 4
 
 
+def test_what_an_augmentation_fills_is_the_mean():
+    """Not raw 0, which is black, and loud in decibels."""
+    aug = sequence(K.Normalize(0.0, 255.0), K.PadTo((64, 64)))
+    raw, batch = batches(SensorDataModule(chips(aug), 'naip', gsd=1))
+    assert not batch['image'][..., 32:, :].any()
+    assert not batch['image'][..., 32:].any()
+    np.testing.assert_allclose(batch['image'][..., :32, :32].numpy(), normalized(raw['image'], NAIP), atol=1e-6)
+    assert 'mask_filled' not in batch
+
+
+def test_places_follow_crops():
+    """The center of a crop against pyproj's geodesic, of images whose first row is the northernmost."""
+    aug = sequence(K.Normalize(0.0, 255.0), K.RandomCrop((16, 16)))
+    wrapped = SensorDataModule(chips(aug), 'naip', gsd=10, metadata=lambda dataset, index: {'lat': 50.0, 'lon': 8.0})
+    _, batch = batches(wrapped)
+    boxes = aug._params[1].data['src']
+    right, down = (boxes.mean(1) - 15.5).double().T * 10
+    geodesic = pyproj.Geod(ellps='WGS84')
+    for i in range(4):
+        azimuth, _, distance = geodesic.inv(8.0, 50.0, float(batch['lon'][i]), float(batch['lat'][i]))
+        angle = np.radians(azimuth)
+        assert distance * np.sin(angle) == pytest.approx(float(right[i]), abs=1)
+        assert distance * np.cos(angle) == pytest.approx(float(-down[i]), abs=1)
+
+
+def test_an_image_written_after_the_transfer_is_refused():
+    class Own(type(chips())):
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            batch['image'] = (batch['image'] - 100) / 50
+            return batch
+
+    wrapped = chips()
+    wrapped.__class__ = Own
+    with pytest.raises(ValueError, match='writes an image of its own after the transfer'):
+        batches(SensorDataModule(wrapped, 'naip', gsd=1))
+
+
+def test_a_plot_that_fails_ends_no_training():
+    class Broken(type(chips())):
+        def plot(self, sample, *args, **kwargs):
+            return ['a', 'b'][sample['prediction']]
+
+    wrapped = chips()
+    wrapped.__class__ = Broken
+    datamodule = SensorDataModule(wrapped, 'naip', gsd=1)
+    _, batch = batches(datamodule)
+    sample = {'image': batch['image'][0] * 50, 'prediction': 7}
+    with pytest.warns(UserWarning, match=r'cannot plot its sample \(IndexError.*more classes than the dataset'):
+        assert datamodule.plot(sample) is None
+
+
 def test_only_the_augmentation_of_the_split_counts():
     wrapped = chips(sequence(K.Normalize(0.0, 255.0)))
     wrapped.train_aug = sequence(K.Normalize(0.0, 255.0), K.Resize(64))

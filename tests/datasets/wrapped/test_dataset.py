@@ -32,6 +32,7 @@ class Chips(NonGeoDataset):
 
     def __init__(self, shape=(4, 16, 16), count=3, **attributes):
         self.shape, self.count, self.keys = shape, count, attributes.pop('keys', {})
+        self.bands = ('R', 'G', 'B', 'N')
         vars(self).update(attributes)
 
     def __len__(self):
@@ -128,17 +129,16 @@ def test_another_instruments_numbers_are_found_out():
     assert named.sensor.band_names == ('red', 'green', 'nir08')
 
 
-def test_channels_without_names(caplog):
-    with caplog.at_level('INFO'):
-        assert SensorDataset(Chips(), 'naip', gsd=1)[0]['image'].shape == (4, 16, 16)
-    assert 'no names; taken in the order red, green, blue, nir' in caplog.text
+def test_channels_without_names():
+    with pytest.warns(UserWarning, match='Chips does not name its channels; taken in the order red, green, blue, nir'):
+        assert SensorDataset(Chips(bands=()), 'naip', gsd=1)[0]['image'].shape == (4, 16, 16)
     dataset = SensorDataset(Chips(), 'naip', ['blue', 'nir'], gsd=1, channels=['N', 'R', 'G', 'B'])
     assert torch.equal(dataset[0]['image'], Chips()[0]['image'][[3, 0]].float())
-    assert SensorDataset(Chips((2, 16, 16)), 'naip', ['green', 'red'], gsd=1)[0][
-        'wavelength'
-    ].tolist() == pytest.approx([0.56, 0.65])
+    with pytest.warns(UserWarning, match='taken in the order green, red'):
+        sample = SensorDataset(Chips((2, 16, 16), bands=()), 'naip', ['green', 'red'], gsd=1)[0]
+    assert sample['wavelength'].tolist() == pytest.approx([0.56, 0.65])
     with pytest.raises(ValueError, match='Chips has 5 channels without names, naip has 4 bands'):
-        SensorDataset(Chips((5, 16, 16)), 'naip', gsd=1)[0]
+        SensorDataset(Chips((5, 16, 16), bands=()), 'naip', gsd=1)[0]
 
 
 def test_dates_stacked_as_channels():

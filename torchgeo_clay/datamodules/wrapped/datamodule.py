@@ -10,19 +10,22 @@ from typing import Any
 
 import kornia.augmentation as K
 import torch
+from einops import rearrange
 from kornia.augmentation import IntensityAugmentationBase2D
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 from torchgeo.datamodules import BaseDataModule
+from torchgeo.datasets import RGBBandsMissingError
 
 from torchgeo_clay.conditioning import check_batch
 from torchgeo_clay.datamodules.arguments import check_precision
 from torchgeo_clay.datasets.wrapped.channels import OWN, own_sensor
 from torchgeo_clay.datasets.wrapped.dataset import SensorDataset
-from torchgeo_clay.datasets.wrapped.resampling import pixel_growth, share_masks, transforms_of
+from torchgeo_clay.datasets.wrapped.resampling import center_shift, pixel_growth, share_masks, transforms_of
 from torchgeo_clay.models.clay import PATCH_SIZE
 from torchgeo_clay.sensors import Sensor, get_sensor
 
@@ -68,6 +71,10 @@ def _replace_normalizations(module: nn.Module, scale: float) -> None:
         setattr(parent, name, K.Normalize(torch.tensor(0.0), torch.tensor(scale), keepdim=keepdim))
 
 
+#: Key of the mask of pixels that an augmentation did not fill; kornia moves what is called a mask along with the image.
+_FILLED = 'mask_filled'
+#: Meters per degree of latitude.
+_METERS_PER_DEGREE = 111_320.0
 #: Keys that SensorDataset adds to each sample.
 METADATA = ('wavelength', 'res', 'lat', 'lon', 'time')
 
@@ -111,6 +118,17 @@ class SensorCollate:
         times = pad_sequence([sample['time'].reshape(-1) for sample in samples], True, math.nan)  # NaN for no date
         stacked['time'] = times if samples[0]['time'].ndim else times[:, 0]
         return {**self.collate(rest), **stacked, 'sensor': SensorName(self.sensor)}
+
+
+def _follow(module: nn.Module, batch: Mapping[str, Any], before: torch.Size, after: torch.Size) -> dict[str, Any]:
+    """The place and the resolution of a batch after an augmentation, of images whose first row is the northernmost."""
+    count, found = len(batch['image']), {}
+    shift = center_shift(module, (before[-2], before[-1]), (after[-2], after[-1]), count)
+    if shift is not None and 'lat' in batch:
+        meters = shift.to(batch['lat']) * batch['res'].to(batch['lat'])[:, None]
+        lat = batch['lat'] - meters[:, 0] / _METERS_PER_DEGREE
+        found = {'lat': lat, 'lon': batch['lon'] + meters[:, 1] / _METERS_PER_DEGREE / torch.cos(torch.deg2rad(lat))}
+    return {**found, 'res': batch['res'] * pixel_growth(module, count).to(batch['res'], non_blocking=True)}
 
 
 def with_dataset(loader: Any, replace: Callable[[Dataset[Any]], Any]) -> Any:
@@ -354,28 +372,50 @@ class SensorDataModule(BaseDataModule):
         """Augment a batch as the wrapped datamodule does, adapt ``res``, and normalize for the sensor.
 
         Raises:
-            ValueError: for images smaller than one of the model's patches.
+            ValueError: for images smaller than one of the model's patches, or with other channels than before.
         """
-        self.datamodule.trainer = self.trainer
-        self._called.clear()
-        batch = dict(self.datamodule.on_after_batch_transfer(batch, dataloader_idx))
-        scale, growth = 1.0, torch.ones(len(batch['image']), dtype=torch.float64)
-        for module in self._called:
-            scale *= self._augmentations[module]
-            growth = growth * pixel_growth(module, len(growth))
-        height, width = batch['image'].shape[-2:]
-        if min(height, width) < PATCH_SIZE:
-            raise ValueError(
-                f"image: expected {PATCH_SIZE} pixels or more per side, one of the model's patches, got {height} x "
-                f'{width}. Give the datamodule a larger patch_size, or leave such images out.'
-            )
         if self._current is None:
             raise ValueError(f'{type(self).__name__}: call setup before its batches are used.')
-        batch['res'] = batch['res'] * growth.to(batch['res'], non_blocking=True)
-        image = batch['image'].float() * scale
-        sensor = self._current.sensor
-        # pixels that are not finite are nodata; the selection not before the transfer: Lightning refuses to move it
-        return {**batch, 'image': sensor.normalize(image, torch.isfinite(image)), 'selection': sensor}
+        self.datamodule.trainer = self.trainer
+        self._called.clear()
+        sensor, stacked = self._current.sensor, self._current.stacked
+        if stacked > 1:  # as the datamodule's augmentation knows them
+            batch = {**batch, 'image': rearrange(batch['image'], 'b t c h w -> b (t c) h w')}
+        before = batch['image'].shape
+        # what an augmentation fills with zeros is no data, not a raw 0
+        filled = {_FILLED: torch.ones_like(batch['image'][..., :1, :, :])} if self._augmentations else {}
+        raw, name = batch['image'], type(self.datamodule).__name__
+        try:
+            batch = dict(self.datamodule.on_after_batch_transfer({**batch, **filled}, dataloader_idx))
+        except KeyError as error:
+            raise ValueError(
+                f'{name} cannot be wrapped with rename=: its code for batches needs the key {error}. Wrap its dataset '
+                'alone, torchgeo_clay.datasets.SensorDataset(dataset, sensor, rename=…), in a datamodule of your own.'
+            ) from error
+        image, after = batch['image'], batch['image'].shape
+        if after[-3] != stacked * len(sensor) or (image is not raw and not self._called):
+            raise ValueError(
+                f'image: {name} writes an image of its own after the transfer ({after[-3]} channels; expected '
+                f'{", ".join(sensor.band_names)}, in the units of {sensor.name}). Switch that off, such as with '
+                'concatenate_modalities: false, or wrap its dataset alone with torchgeo_clay.datasets.SensorDataset.'
+            )
+        if min(after[-2:]) < PATCH_SIZE:
+            raise ValueError(
+                f"image: expected {PATCH_SIZE} pixels or more per side, one of the model's patches, got {after[-2]} x "
+                f'{after[-1]}. Give the datamodule a larger patch_size, or leave such images out.'
+            )
+        scale = 1.0
+        for module in self._called:
+            scale *= self._augmentations[module]
+            batch |= _follow(module, batch, before, after)
+        image = image.float() * scale
+        if stacked > 1:
+            image = rearrange(image, 'b (t c) h w -> b t c h w', t=stacked)
+        valid = torch.isfinite(image)
+        if (kept := batch.pop(_FILLED, None)) is not None:
+            valid = valid & ((kept.unsqueeze(1) if stacked > 1 else kept) > 0.5)
+        # the selection not before the transfer: Lightning refuses to move it
+        return {**batch, 'image': sensor.normalize(image, valid), 'selection': sensor}
 
     def plot(self, *args: Any, **kwargs: Any) -> Figure | None:
         """Plot a sample as the wrapped datamodule does, in its own bands and units.
@@ -385,9 +425,21 @@ class SensorDataModule(BaseDataModule):
         """
         if self._current is None:
             raise ValueError(f'{type(self).__name__}: call setup before plot.')
-        sample = self._current.original(args[0])
-        figure = self.datamodule.plot(sample, *args[1:], **kwargs) if hasattr(self.datamodule, 'plot') else None
-        return figure or self._current.plot(args[0], *args[1:], **kwargs)
+        sample = {
+            k: v for k, v in self._current.original(args[0]).items() if k not in (*METADATA, 'sensor', 'selection')
+        }
+        try:
+            figure = self.datamodule.plot(sample, *args[1:], **kwargs) if hasattr(self.datamodule, 'plot') else None
+            return figure or self._current.plot(args[0], *args[1:], **kwargs)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # a picture ends no training
+            if isinstance(error, RGBBandsMissingError):
+                raise
+            name = type(self.datamodule).__name__
+            rank_zero_warn(
+                f'{name} cannot plot its sample ({type(error).__name__}: {error}): there is no figure. Does the task '
+                'have more classes than the dataset?'
+            )
+            return None
 
     def teardown(self, stage: str) -> None:
         """Tear down the wrapped datamodule."""

@@ -4,31 +4,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
-from torchgeo.datasets import (
-    LEVIRCD,
-    SSL4EOL,
-    VHR10,
-    BioMassters,
-    ChesapeakeCVPR,
-    IntersectionDataset,
-    LandCoverAI,
-    LandCoverAIGeo,
-    LEVIRCDPlus,
-    LoveDA,
-    MMFlood,
-    SSL4EOLBenchmark,
-    UnionDataset,
-    VectorDataset,
-)
+from torchgeo.datasets import IntersectionDataset, UnionDataset, VectorDataset
 from torchvision.datasets.folder import default_loader
 
+from torchgeo_clay.datasets.wrapped.known import known_channels
 from torchgeo_clay.sensors import Band, Sensor
 
 __all__ = (
@@ -43,52 +29,6 @@ __all__ = (
 
 #: Relative tolerance between a dataset's own wavelength of a band and the sensor's.
 _TOLERANCE = 0.1
-_RGB = ('red', 'green', 'blue')
-# TM and ETM+ number other bands than OLI, whose numbers the sensors' aliases are, so they are named here.
-_TM = {'B1': 'blue', 'B2': 'green', 'B3': 'red', 'B4': 'nir08', 'B5': 'swir16', 'B6': 'thermal', 'B7': 'swir22'}
-
-
-def _tm_or_oli(split: str) -> tuple[str, ...]:
-    """Channels of a split of SSL4EO-L."""
-    names = SSL4EOL.metadata[split]['all_bands']
-    return names if split.startswith('oli') else tuple(_TM.get(n, n) for n in names)
-
-
-def _chesapeake(dataset: Any) -> tuple[str, ...]:
-    """Channels of the image layers, in order; those of a second layer carry the layer's name."""
-    names: list[str] = []
-    for layer in dataset.layers:
-        if layer in ('naip-new', 'naip-old'):
-            own: tuple[str, ...] = ('R', 'G', 'B', 'N')
-        elif layer in ('landsat-leaf-on', 'landsat-leaf-off'):
-            own = tuple(f'B{i}' for i in (1, 2, 3, 4, 5, 6, 7, 10, 11))
-        else:
-            continue
-        names += [f'{layer}/{n}' for n in own] if names else own
-    return tuple(names)
-
-
-def _mmflood(dataset: Any) -> tuple[str, ...]:
-    """Channels of MMFlood."""
-    return ('vv', 'vh', *(('dem',) if dataset.include_dem else ()), *(('hydro',) if dataset.include_hydro else ()))
-
-
-def _biomassters(dataset: Any) -> tuple[str, ...]:
-    """Channels of one of BioMassters' satellites; with both, it is the image that is renamed that decides."""
-    if list(dataset.sensors) == ['S1']:
-        return ('asc VV', 'asc VH', 'desc VV', 'desc VH')
-    return ('B02', 'B03', 'B04', 'B05', 'B06', 'B07', 'B08', 'B8A', 'B11', 'B12', 'CLP')
-
-
-#: What the datasets that carry no band names hold, in order, as their papers and their code say.
-_CHANNELS: Mapping[type, Callable[[Any], tuple[str, ...]]] = {
-    ChesapeakeCVPR: _chesapeake,
-    MMFlood: _mmflood,
-    BioMassters: _biomassters,
-    SSL4EOL: lambda dataset: _tm_or_oli(dataset.split) * dataset.seasons,
-    SSL4EOLBenchmark: lambda dataset: _tm_or_oli(dataset.sensor),
-    **dict.fromkeys((LandCoverAI, LandCoverAIGeo, LoveDA, VHR10, LEVIRCD, LEVIRCDPlus), lambda dataset: _RGB),
-}
 
 
 def leaf_of(dataset: Dataset[Any], index: Any = None) -> tuple[Any, Any]:
@@ -117,35 +57,42 @@ def leaf_of(dataset: Dataset[Any], index: Any = None) -> tuple[Any, Any]:
             return dataset, index
 
 
-def channels_of(dataset: Dataset[Any]) -> tuple[str, ...] | None:
+def channels_of(dataset: Dataset[Any], key: str = 'image') -> tuple[str, ...] | None:
     """Return the names of a dataset's channels, in the dataset's order.
 
-    Sources, in this order: a table of TorchGeo's datasets without such an attribute; ``bands``, ``all_bands`` and
+    Sources, in this order: the table of :mod:`torchgeo_clay.datasets.wrapped.known`; ``bands``, ``all_bands`` and
     ``all_band_names``; the image parts of an intersection or a union; red, green and blue for a folder of images that
     Pillow reads.
 
     Args:
         dataset: any dataset.
+        key: of its image in its samples.
 
     Returns:
         The names; None if unknown.
     """
     leaf, _ = leaf_of(dataset)
-    for kind, names in _CHANNELS.items():
-        if isinstance(leaf, kind):
-            return names(leaf)
+    if (table := known_channels(leaf, key)) is not None:
+        return table
     for attribute in ('bands', 'all_bands', 'all_band_names'):
         found = getattr(leaf, attribute, None)
         if isinstance(found, Sequence) and not isinstance(found, str) and found:
             return tuple(map(str, found))
     if isinstance(leaf, IntersectionDataset | UnionDataset):
-        parts = [channels_of(d) for d in leaf.datasets if getattr(d, 'is_image', not isinstance(d, VectorDataset))]
+        parts = [channels_of(part) for part in leaf.datasets if _has_images(part)]
         if not parts or any(part is None for part in parts):
             return None
         if isinstance(leaf, UnionDataset):
             return parts[0] if len(set(parts)) == 1 else None
         return tuple(name for part in parts if part is not None for name in part)
-    return _RGB if getattr(leaf, 'loader', None) is default_loader else None
+    return ('red', 'green', 'blue') if getattr(leaf, 'loader', None) is default_loader else None
+
+
+def _has_images(dataset: Any) -> bool:
+    """Whether a part of an intersection has images, not masks."""
+    if isinstance(dataset, IntersectionDataset | UnionDataset):
+        return any(_has_images(part) for part in dataset.datasets)
+    return bool(getattr(dataset, 'is_image', not isinstance(dataset, VectorDataset)))
 
 
 def wavelengths_of(dataset: Dataset[Any]) -> dict[str, float] | None:

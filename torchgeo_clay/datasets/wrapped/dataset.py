@@ -7,13 +7,16 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from einops import rearrange
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchgeo.datasets import GeoDataset
 
 from torchgeo_clay.conditioning import check_gsd
 from torchgeo_clay.datasets.upstream import Sample
@@ -25,7 +28,8 @@ from torchgeo_clay.datasets.wrapped.channels import (
     wavelengths_of,
 )
 from torchgeo_clay.datasets.wrapped.conversion import Conversion, check_range
-from torchgeo_clay.datasets.wrapped.place import SampleMetadata, other_product, sample_metadata
+from torchgeo_clay.datasets.wrapped.known import REFUSED, STACKED, other_product
+from torchgeo_clay.datasets.wrapped.place import SampleMetadata, opened_files, sample_metadata
 from torchgeo_clay.datasets.wrapped.resampling import pixel_growth, share_masks, transforms_of
 from torchgeo_clay.sensors import Sensor, get_sensor
 from torchgeo_clay.sensors.plausibility import UnitsCheck
@@ -64,6 +68,7 @@ class SensorDataset(Dataset[Sample]):
     Attributes:
         sensor: the sensor, with the bands selected.
         selection: the channels of these bands; None until the first sample if only the channel count is known.
+        stacked: number of dates that the dataset stacks as channels, which samples separate.
 
     Raises:
         ValueError: if no band matches, or bands are missing or repeated; at the first sample if it has no image, its
@@ -101,7 +106,11 @@ class SensorDataset(Dataset[Sample]):
         self._said = set() if said is None else said
         self._units = UnitsCheck(limit=4)
         self.selection: Selection | None = None
-        known = channels_of(dataset) if channels is None else tuple(channels)
+        if reason := next((why for kind, why in REFUSED.items() if isinstance(leaf, kind)), None):
+            raise ValueError(f'{self._name} cannot be used with Clay: {reason}. Choose one of docs/datamodules.md.')
+        self.stacked = next((dates for kind, dates in STACKED.items() if isinstance(leaf, kind)), 1)
+        self._image_key = next((old for old, new in self.rename.items() if new == 'image'), 'image')
+        known = channels_of(dataset, self._image_key) if channels is None else tuple(channels)
         if known is not None:
             self._select(known, None if channels is not None else wavelengths_of(dataset))
         share_masks(leaf, 'transforms', 'tg_transforms')
@@ -156,11 +165,16 @@ class SensorDataset(Dataset[Sample]):
         Raises:
             ValueError: see the class.
         """
-        delivered = self.dataset[index]
+        leaf, position = leaf_of(self.dataset, index)
+        reading: AbstractContextManager[list[str]] = nullcontext([])
+        if not isinstance(leaf, GeoDataset):  # which is asked for its index instead
+            reading = opened_files()
+        with reading as files:
+            delivered = self.dataset[index]
         sample = {self.rename.get(key, key): value for key, value in delivered.items()}
         image = self._image(sample)
-        leaf, position = leaf_of(self.dataset, index)
-        found = sample_metadata(leaf, position, delivered)
+        shape = None if self._transforms else (int(image.shape[-2]), int(image.shape[-1]))
+        found = sample_metadata(leaf, position, delivered, files, shape)
         given = {} if self.metadata is None else self.metadata(leaf, position)
         growth = math.prod(float(pixel_growth(module, 1)) for module in self._transforms)
         if image.ndim == 3:
@@ -168,7 +182,7 @@ class SensorDataset(Dataset[Sample]):
         else:
             times = torch.tensor(found.times(image.shape[0]), dtype=torch.float64)
             times = torch.as_tensor(given['time'], dtype=torch.float64).expand_as(times) if 'time' in given else times
-        self._say_noon(found)
+        self._say_assumptions(found)
         return {
             **sample,
             'image': image,
@@ -188,6 +202,8 @@ class SensorDataset(Dataset[Sample]):
                 f"{self._name}: expected samples with 'image' of (C, H, W), or (T, C, H, W) "
                 f"for T dates, got {found}. If its name differs, give rename={{'image_S2': 'image'}}."
             )
+        if self.stacked > 1 and image.ndim == 3:
+            image = rearrange(image, '(t c) h w -> t c h w', t=self.stacked)
         count = image.shape[-3]
         selection = self.selection or self._select(self._by_order(count))
         if count != len(selection.channels):
@@ -208,7 +224,10 @@ class SensorDataset(Dataset[Sample]):
             if len(names) == count:
                 if self._once('order'):
                     order = ', '.join(names)
-                    rank_zero_info(f'{self._whole.name}: the channels have no names; taken in the order {order}.')
+                    rank_zero_warn(
+                        f'{self._whole.name}: {self._name} does not name its channels; taken in the order {order}. '
+                        'Name each, in the order of the dataset, to be sure: channels=[…].'
+                    )
                 return names
         raise ValueError(
             f'{self._name} has {count} channels without names, {self._whole.name} has '
@@ -231,10 +250,15 @@ class SensorDataset(Dataset[Sample]):
             )
         return self.gsd
 
-    def _say_noon(self, found: SampleMetadata) -> None:
-        """Log once that dates without an hour mean noon."""
+    def _say_assumptions(self, found: SampleMetadata) -> None:
+        """Log once that dates without an hour mean noon, and that images were resampled."""
         if any(a.known and not a.has_hour for a in found.acquired) and self._once('noon'):
             rank_zero_info(f'{self._whole.name}: dates without an hour; using noon UTC.')
+        if self.gsd is None and abs(found.growth - 1) > 0.01 and self._once('resampled'):
+            rank_zero_info(
+                f'{self._name} delivers images of another size than its files: taken as resampled to {found.gsd:.4g} '
+                'm per pixel. If they are cropped or padded instead, give gsd=.'
+            )
 
     def original(self, sample: Sample) -> Sample:
         """Convert a sample back to the wrapped dataset's keys, band order and units.
@@ -247,6 +271,8 @@ class SensorDataset(Dataset[Sample]):
         """
         image = self.conversion.inverse(sample['image'].detach().cpu())
         image = image if self.selection is None else self.selection.restore(image)
+        if self.stacked > 1 and image.ndim == 4:
+            image = rearrange(image, 't c h w -> (t c) h w')
         back = {new: old for old, new in self.rename.items()}
         return {back.get(key, key): value for key, value in {**sample, 'image': image}.items()}
 

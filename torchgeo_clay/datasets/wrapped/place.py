@@ -7,11 +7,14 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
 import pandas as pd
+import PIL.Image
+import rasterio
 from geopandas import GeoDataFrame
 from pyproj import CRS
 from rasterio import Affine
@@ -20,129 +23,59 @@ from torch import Tensor
 from torchgeo.datasets import (
     OSCD,
     SSL4EOL,
+    SSL4EOS12,
+    BioMassters,
     ChesapeakeCVPR,
-    EuroSAT,
     GeoDataset,
     HySpecNet11k,
-    L8Biome,
-    Sentinel2,
     SSL4EOLBenchmark,
-    UCMerced,
 )
-from torchvision.datasets import ImageFolder
 
 from torchgeo_clay.datasets.raster.dates import UNKNOWN, Acquisition, acquisition, from_name
 from torchgeo_clay.datasets.raster.files import SceneError, open_raster
 from torchgeo_clay.datasets.raster.georeference import georeferencing, window_center, window_gsd
-from torchgeo_clay.datasets.upstream import disambiguate_timestamp
 
 __all__ = (
     'SampleMetadata',
-    'Source',
     'from_interval',
-    'other_product',
+    'opened_files',
     'sample_metadata',
-    'sources',
 )
 
 
-@dataclass(frozen=True)
-class Source:
-    """The file of one date of a sample.
+#: Datasets whose folders, not files, bear the date of acquisition.
+_DATED_FOLDERS = (SSL4EOL, SSL4EOLBenchmark, SSL4EOS12)
 
-    Attributes:
-        path: the file with the image's georeferencing.
-        date: text with the date, if the file's name lacks it.
-        shape: rows and columns to which the dataset resizes the file; None if it does not.
+
+#: Formats that may be georeferenced, of images that Pillow reads.
+_GEOREFERENCED = ('.tif', '.tiff', '.jp2')
+
+
+@contextmanager
+def opened_files() -> Iterator[list[str]]:
+    """Collect the paths of rasters that are opened for reading, in order, while a dataset reads a sample.
+
+    It replaces ``rasterio.open`` and ``PIL.Image.open`` meanwhile, which TorchGeo's datasets call, so that place, date
+    and GSD of a sample are those of its own files, whatever the dataset.
     """
+    paths: list[str] = []
+    by_rasterio, by_pillow = rasterio.open, PIL.Image.open
 
-    path: str
-    date: str | None = None
-    shape: tuple[int, int] | None = None
+    def note_rasterio(fp: Any, mode: str = 'r', *args: Any, **kwargs: Any) -> Any:
+        if mode == 'r' and isinstance(fp, str | os.PathLike):
+            paths.append(os.fspath(fp))
+        return by_rasterio(fp, mode, *args, **kwargs)
 
+    def note_pillow(fp: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(fp, str | os.PathLike) and os.fspath(fp).lower().endswith(_GEOREFERENCED):
+            paths.append(os.fspath(fp))
+        return by_pillow(fp, *args, **kwargs)
 
-def _hyspecnet(dataset: Any, index: int, sample: Mapping[str, Any]) -> tuple[Source, ...]:
-    name = dataset.files[index].replace('DATA.npy', 'SPECTRAL_IMAGE.TIF')
-    return (Source(os.path.join(dataset.root, 'hyspecnet-11k', 'patches', name)),)
-
-
-def _ssl4eo(dataset: Any, index: int, sample: Mapping[str, Any]) -> tuple[Source, ...]:
-    """Find the drawn season's folder from the sample's time, which is float32."""
-    root = os.path.join(dataset.subdir, dataset.scenes[index])
-    drawn = [float(t) for t in sample['t']]
-    found = []
-    for time in drawn:
-        for folder in sorted(os.listdir(root)):
-            first, last = disambiguate_timestamp(folder[-8:], '%Y%m%d')
-            if abs((first.timestamp() + last.timestamp()) / 2 - time) < 43200:
-                found.append(Source(os.path.join(root, folder, 'all_bands.tif'), folder))
-                break
-    return tuple(found) if len(found) == len(drawn) else ()
-
-
-def _ssl4eo_benchmark(dataset: Any, index: int, sample: Mapping[str, Any]) -> tuple[Source, ...]:
-    path = dataset.sample_collection[index][0]
-    return (Source(path, os.path.basename(os.path.dirname(path))),)
-
-
-def _oscd(dataset: Any, index: int, sample: Mapping[str, Any]) -> tuple[Source, ...]:
-    files = dataset.files[index]
-    return tuple(Source(files[f'images{i}'][0], files['dates'][i - 1]) for i in (1, 2))
-
-
-def _folder(dataset: Any, index: int, sample: Mapping[str, Any]) -> tuple[Source, ...]:
-    return (Source(dataset.samples[index][0], shape=(256, 256) if isinstance(dataset, UCMerced) else None),)
-
-
-Find = Callable[[Any, int, Mapping[str, Any]], tuple[Source, ...]]
-
-#: Functions that find the files. Datasets of images without georeferencing (LandCover.ai's chips, LoveDA, VHR-10,
-#: LEVIR-CD) and BioMassters, whose place is withheld, are missing on purpose.
-_FIND: Mapping[type, Find] = {
-    HySpecNet11k: _hyspecnet,
-    SSL4EOL: _ssl4eo,
-    SSL4EOLBenchmark: _ssl4eo_benchmark,
-    OSCD: _oscd,
-    ImageFolder: _folder,
-}
-
-
-def sources(dataset: Any, index: int, sample: Mapping[str, Any]) -> tuple[Source, ...]:
-    """Return the files of a sample.
-
-    Args:
-        dataset: the innermost dataset, see :func:`~torchgeo_clay.datasets.wrapped.channels.leaf_of`.
-        index: its index.
-        sample: its sample.
-
-    Returns:
-        One per date; none for other datasets.
-    """
-    for kind, find in _FIND.items():
-        if isinstance(dataset, kind):
-            return find(dataset, index, sample)
-    return ()
-
-
-def other_product(dataset: Any, sensor: str) -> str | None:
-    """Name a dataset's product if the sensor's statistics are of another one.
-
-    Args:
-        dataset: the innermost dataset.
-        sensor: name of the sensor.
-
-    Returns:
-        The product; None if no difference is known.
-    """
-    if sensor == 'sentinel-2-l2a':
-        level1 = isinstance(dataset, Sentinel2) and any('MSIL1C' in str(p) for p in dataset.index.filepath)
-        if isinstance(dataset, EuroSAT | OSCD) or level1:
-            return 'Sentinel-2 L1C, reflectance at the top of the atmosphere'
-    if isinstance(dataset, L8Biome) and sensor.startswith('landsat'):
-        return 'Landsat 8 level 1 from before Collection 1'
-    if isinstance(dataset, SSL4EOL | SSL4EOLBenchmark) and sensor.startswith('landsat'):
-        return 'Landsat in 8 bits'
-    return None
+    rasterio.open, PIL.Image.open = note_rasterio, note_pillow
+    try:
+        yield paths
+    finally:
+        rasterio.open, PIL.Image.open = by_rasterio, by_pillow
 
 
 _DAY = 86400.0
@@ -158,12 +91,14 @@ class SampleMetadata:
         lon: degrees east; NaN for unknown.
         gsd: meters per pixel; NaN for unknown.
         acquired: acquisitions, one per date; empty for unknown.
+        growth: side of a pixel over that in the file, where the dataset resamples what it reads.
     """
 
     lat: float = math.nan
     lon: float = math.nan
     gsd: float = math.nan
     acquired: tuple[Acquisition, ...] = ()
+    growth: float = 1.0
 
     def times(self, dates: int) -> list[float]:
         """Seconds UTC of each of a sample's dates, NaN for unknown.
@@ -189,14 +124,20 @@ class _Raster:
 
 
 @functools.lru_cache(maxsize=65536)
-def _raster(path: str) -> _Raster | None:
-    """A file's georeferencing, read once per process; None where rasterio cannot open it."""
-    try:
-        with open_raster(path) as file:
-            crs, transform, _ = georeferencing(file)
-            return _Raster(crs, transform, file.height, file.width, acquisition(file.tags(), path)[0])
-    except SceneError:
-        return None
+def _raster(path: str) -> _Raster:
+    """A file's georeferencing, read once per process; SceneError where rasterio cannot open it, which is not kept."""
+    with open_raster(path) as file:
+        crs, transform, _ = georeferencing(file)
+        return _Raster(crs, transform, file.height, file.width, acquisition(file.tags(), path)[0])
+
+
+def _rasters(paths: Iterable[str | os.PathLike[str]]) -> dict[str, _Raster]:
+    """The files that can be opened."""
+    found = {}
+    for path in paths:
+        with suppress(SceneError):
+            found[os.fspath(path)] = _raster(os.fspath(path))
+    return found
 
 
 def from_interval(left: pd.Timestamp, right: pd.Timestamp) -> Acquisition:
@@ -220,20 +161,37 @@ def from_interval(left: pd.Timestamp, right: pd.Timestamp) -> Acquisition:
     return Acquisition(middle // _DAY * _DAY + _DAY / 2, start, stop, has_hour=False)
 
 
-def _of_files(found: Sequence[Source]) -> SampleMetadata:
-    """Place and dates of chips that are whole files."""
-    rasters = [_raster(os.fspath(source.path)) for source in found]
-    acquired = tuple(
-        from_name(source.date) if source.date is not None else UNKNOWN if raster is None else raster.acquired
-        for source, raster in zip(found, rasters, strict=True)
-    )
-    for source, raster in zip(found, rasters, strict=True):
-        if raster is not None and raster.crs is not None:
-            height, width = raster.height, raster.width
-            window = (raster.crs, raster.transform, 0, 0, height, width)
-            growth = 1.0 if source.shape is None else math.sqrt(height * width / math.prod(source.shape))
-            return SampleMetadata(*window_center(*window), window_gsd(*window) * growth, acquired)
-    return SampleMetadata(acquired=acquired)
+def _of_files(dataset: Any, index: Any, files: Sequence[str], shape: tuple[int, int] | None) -> SampleMetadata:
+    """Place and dates of a chip by the files read for it.
+
+    Args:
+        dataset: the innermost dataset.
+        index: its index.
+        files: paths of its files, in the order in which they were opened.
+        shape: rows and columns of the chip as the dataset reads it; None for unknown.
+
+    Returns:
+        GSD is that of a file of the chip's shape, else that of the file's extent divided by the chip's shape.
+    """
+    if isinstance(dataset, BioMassters):  # its place is withheld, and its files' transform is none
+        files = []
+    elif isinstance(dataset, HySpecNet11k):  # reads a copy in numpy's format, beside the georeferenced file
+        name = dataset.files[index].replace('DATA.npy', 'SPECTRAL_IMAGE.TIF')
+        files = [os.path.join(dataset.root, 'hyspecnet-11k', 'patches', name)]
+    rasters = _rasters(dict.fromkeys(files))
+    acquired = [r.acquired for r in rasters.values() if r.acquired.known]
+    if isinstance(dataset, OSCD):
+        acquired = [from_name(date) for date in dataset.files[index]['dates']]
+    elif isinstance(dataset, _DATED_FOLDERS):
+        acquired = [from_name(os.path.basename(os.path.dirname(path))) for path in rasters]
+    dates = tuple({a.start: a for a in acquired}.values())
+    placed = [r for r in rasters.values() if r.crs is not None]
+    if not placed:
+        return SampleMetadata(acquired=dates)
+    raster = next((r for r in placed if (r.height, r.width) == shape), placed[0])
+    window = (raster.crs, raster.transform, 0, 0, raster.height, raster.width)
+    growth = 1.0 if shape is None else math.sqrt(raster.height * raster.width / math.prod(shape))
+    return SampleMetadata(*window_center(*window), window_gsd(*window) * growth, dates, growth)
 
 
 def _of_query(dataset: GeoDataset, index: Any) -> SampleMetadata:
@@ -255,15 +213,17 @@ def _of_row(row: Any) -> Acquisition:
     interval = row.get('datetime', row.get('index'))
     acquired = from_interval(interval.left, interval.right)
     path = row.get('filepath')
-    raster = None if acquired.known or not isinstance(path, str | os.PathLike) else _raster(os.fspath(path))
-    return acquired if raster is None else raster.acquired
+    if acquired.known or not isinstance(path, str | os.PathLike):
+        return acquired
+    return next((raster.acquired for raster in _rasters([path]).values()), acquired)
 
 
 def _tile_gsd(dataset: Any, rows: pd.DataFrame) -> float:
     """Meters per pixel of the tile that a query of Chesapeake CVPR reads."""
     layer = next((name for name in dataset.layers if name.startswith(('naip', 'landsat'))), None)
-    raster = None if layer is None or rows.empty else _raster(os.path.join(dataset.root, rows.iloc[0][layer]))
-    return math.nan if raster is None else window_gsd(raster.crs, raster.transform, 0, 0, raster.height, raster.width)
+    paths = [] if layer is None or rows.empty else [os.path.join(dataset.root, rows.iloc[0][layer])]
+    sizes = [window_gsd(r.crs, r.transform, 0, 0, r.height, r.width) for r in _rasters(paths).values()]
+    return sizes[0] if sizes else math.nan
 
 
 def _number(sample: Mapping[str, Any], key: str) -> float:
@@ -274,22 +234,28 @@ def _number(sample: Mapping[str, Any], key: str) -> float:
     return float(value) if isinstance(value, int | float) else math.nan
 
 
-def sample_metadata(dataset: Any, index: Any, sample: Mapping[str, Any]) -> SampleMetadata:
-    """Return place, GSD and dates of a sample: from its file or query, else from the dataset's own keys.
+def sample_metadata(
+    dataset: Any, index: Any, sample: Mapping[str, Any], files: Sequence[str] = (), shape: tuple[int, int] | None = None
+) -> SampleMetadata:
+    """Return place, GSD and dates of a sample: from its files or query, else from the dataset's own keys.
 
     Args:
         dataset: the innermost dataset.
         index: its index: a number, or a slice of place and time.
-        sample: its sample; ``lat``, ``lon``, ``time`` and ``res`` are used if no file has them.
+        sample: its sample; ``lat``, ``lon`` (or ``centroid_lat``, ``centroid_lon``), ``time`` and ``res`` are used if
+            no file has them.
+        files: paths that were opened for it, see :func:`opened_files`.
+        shape: rows and columns of its image, before any transform; None for unknown.
     """
     indexed = isinstance(dataset, GeoDataset)
-    found = _of_query(dataset, index) if indexed else _of_files(sources(dataset, index, sample))
+    found = _of_query(dataset, index) if indexed else _of_files(dataset, index, files, shape)
     lat, lon, gsd, acquired = found.lat, found.lon, found.gsd, found.acquired
-    if math.isnan(lat):
-        lat, lon = _number(sample, 'lat'), _number(sample, 'lon')
+    for prefix in ('', 'centroid_'):
+        if math.isnan(lat):
+            lat, lon = _number(sample, f'{prefix}lat'), _number(sample, f'{prefix}lon')
     if math.isnan(gsd):
         gsd = _number(sample, 'res')
     time = _number(sample, 'time')
     if not any(a.known for a in acquired) and math.isfinite(time):
         acquired = (Acquisition(time, time, time),)
-    return SampleMetadata(lat, lon, gsd, acquired)
+    return SampleMetadata(lat, lon, gsd, acquired, found.growth)

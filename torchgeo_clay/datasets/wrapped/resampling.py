@@ -40,11 +40,13 @@ class SharedMask(nn.Module):
         image, mask = sample.get('image'), sample.get('mask')
         if not (isinstance(image, Tensor) and isinstance(mask, Tensor)) or image.ndim != 5:
             return dict(self.inner(dict(sample)))
-        if mask.ndim != 4 or mask.shape[1] != 1:
+        if mask.ndim not in (3, 4) or (mask.ndim == 4 and mask.shape[1] != 1):
             return dict(self.inner(dict(sample)))
-        frames = repeat(mask, 'b 1 h w -> b t 1 h w', t=image.shape[1])
+        single = mask.unsqueeze(1) if mask.ndim == 3 else mask  # xBD's masks have no channel
+        frames = repeat(single, 'b 1 h w -> b t 1 h w', t=image.shape[1])
         result = dict(self.inner({**sample, 'mask': frames}))
-        return {**result, 'mask': result['mask'][:, 0]}
+        shared = result['mask'][:, 0]
+        return {**result, 'mask': shared.squeeze(1) if mask.ndim == 3 else shared}
 
 
 def share_masks(owner: Any, *names: str) -> None:
@@ -117,15 +119,40 @@ def pixel_growth(module: nn.Module, batch: int) -> Tensor:
         batch: number of samples; the first frame of a sequence represents all.
 
     Returns:
-        (B,) float64 on the host.
+        (B,), where the parameters were drawn: nothing waits for a device.
     """
     module = module.inner if isinstance(module, SharedMask) else module
-    total = torch.ones(batch, dtype=torch.float64)
+    total = torch.ones(batch)
     params = getattr(module, '_params', None)
     leaves = [(module, params)] if isinstance(params, dict) else _leaves(module, params)
     for leaf, drawn in leaves:
         growth = _growth(leaf, drawn)
         if growth is not None:
-            growth = growth.detach().cpu()
-            total = total * (growth.reshape(batch, -1)[:, 0] if growth.numel() % batch == 0 else growth[:1])
+            growth = growth.detach().float()
+            first = growth.reshape(batch, -1)[:, 0] if growth.numel() % batch == 0 else growth[:1]
+            total = total.to(first.device, non_blocking=True) * first
     return total
+
+
+def center_shift(module: nn.Module, before: tuple[int, int], after: tuple[int, int], batch: int) -> Tensor | None:
+    """Return how far a transform's last call moved the center of each image, as crops do.
+
+    Args:
+        module: a container or a single transform of kornia, after a call.
+        before: rows and columns of its input.
+        after: rows and columns of its output.
+        batch: number of samples; the first frame of a sequence represents all.
+
+    Returns:
+        (B, 2) rows down and columns right, in pixels of the input; None for a transform without a matrix.
+    """
+    matrix = getattr(module.inner if isinstance(module, SharedMask) else module, 'transform_matrix', None)
+    if not isinstance(matrix, Tensor) or matrix.shape[-1] != 3 or matrix.shape[0] % batch:
+        return None
+    first = matrix.detach().float().reshape(batch, -1, 3, 3)[:, 0]
+    (a, b, tx), (c, d, ty) = first[:, 0].T, first[:, 1].T
+    x, y = (after[1] - 1) / 2 - tx, (after[0] - 1) / 2 - ty
+    # Cramer's rule, as torch.linalg.inv waits for the device
+    determinant = a * d - b * c
+    column, row = (d * x - b * y) / determinant, (a * y - c * x) / determinant
+    return torch.stack([row - (before[0] - 1) / 2, column - (before[1] - 1) / 2], dim=1)
