@@ -25,8 +25,8 @@ _REPORTS = {
     'ClayPretrainDataModule._look',
     'SensorRaster._scan',
     'UnitsCheck.__call__',
-    '_read_inside',
-    '_warn_of_remarks',
+    '_read_raw',
+    'log_assumptions',
     'open_raster',
     'scan_scenes',
 }

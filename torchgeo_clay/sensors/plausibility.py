@@ -13,27 +13,14 @@ from torch import Tensor
 
 from torchgeo_clay.sensors.sensor import Sensor
 
-__all__ = (
-    'UnitsCheck',
-    'check_to_db',
-    'check_units',
-    'to_decibels',
-)
+__all__ = ('UnitsCheck', 'check_to_db', 'check_units', 'to_decibels')
 
 #: Power of no return, from the release's data module: -100 dB.
 _LEAST_POWER = 1e-10
 
 
 def check_to_db(sensor: Sensor, to_db: bool) -> None:
-    """Raise for decibels of a sensor that is not in decibels.
-
-    Args:
-        sensor: the sensor.
-        to_db: the user's option.
-
-    Raises:
-        ValueError: for an optical sensor.
-    """
+    """Raise ValueError for the option ``to_db`` of a sensor that is not in decibels."""
     if to_db and sensor.scale != 'db':
         raise ValueError(
             f'to_db: expected a sensor whose statistics are in decibels, such as sentinel-1-rtc, got {sensor.name}, '
@@ -42,11 +29,7 @@ def check_to_db(sensor: Sensor, to_db: bool) -> None:
 
 
 def to_decibels(power: Tensor) -> Tensor:
-    """Convert linear power to 10·log10(power); zero or less becomes -100 dB, NaN stays.
-
-    Args:
-        power: of any shape, floating point.
-    """
+    """Convert linear power, of any shape, to 10·log10(power); zero or less becomes -100 dB, NaN stays."""
     return 10 * torch.log10(torch.where(power <= 0, _LEAST_POWER, power))
 
 
@@ -134,7 +117,11 @@ def check_units(image: Tensor, sensor: Sensor, valid: Tensor | None = None) -> s
     if bands.shape[1] < _ENOUGH:
         return None
     values = _Values(sensor, bands)
-    return _db_problem(values) if sensor.scale == 'db' else _linear_problem(values)
+    if sensor.scale == 'db':
+        return _db_problem(values)
+    if min(sensor.mean) < 20:
+        return None  # a user's own sensor in units near 1 or around 0: no rule is meant for it
+    return _linear_problem(values) or _product_problem(values)
 
 
 def _valid_values(image: Tensor, valid: Tensor | None) -> Tensor:
@@ -156,20 +143,16 @@ def _valid_values(image: Tensor, valid: Tensor | None) -> Tensor:
 
 def _db_problem(values: _Values) -> str | None:
     """Describe a problem of decibels, if any."""
-    positive = values.below(0) < 0.01
-    if positive.any():
+    if (positive := values.below(0) < 0.01).any():
         calibrate = 'calibrate the digital numbers to backscatter, then ' if values.bands.max() > 1000 else ''
         return values.message(positive, f'Is it linear power? Then {calibrate}read it with to_db=True.')
-    low = values.percentile(50) < -60
-    if low.any():
+    if (low := values.percentile(50) < -60).any():
         return values.message(low, 'Were decibels converted a second time? Then read it without to_db=True.')
     return None
 
 
 def _linear_problem(values: _Values) -> str | None:
     """Describe a problem of linear units, if any."""
-    if min(values.sensor.mean) < 20:
-        return None  # a user's own sensor in units near 1 or around 0: no rule below is meant for it
     every = torch.ones(len(values.bands), dtype=torch.bool)
     negative, top = values.below(0), values.percentile(99.9)
     if negative.mean() > 0.9:
@@ -179,25 +162,17 @@ def _linear_problem(values: _Values) -> str | None:
     highest = torch.tensor(values.sensor.mean, dtype=torch.float64).div(1000).clamp_min(2)
     fractions = ~values.whole & (negative < 0.05) & (top <= highest)
     if fractions.any():
-        return values.message(fractions, f'Is it reflectance from 0 to 1? Then read it with {_remedy(values)}.')
+        scale = 'scale=255' if values.is_8_bit else _LANDSAT.get(values.sensor.name, 'scale=10000')
+        return values.message(fractions, f'Is it reflectance from 0 to 1? Then read it with {scale}.')
     if min(values.sensor.mean) > 500 and bool((~values.whole & (negative < 0.05) & (top <= 100)).all()):
         return values.message(every, 'Is it reflectance in percent? Then read it with scale=100.')
-    if values.is_8_bit:
-        wide = 1 - values.below(256) > 0.01
-        if wide.any():
-            return values.message(
-                wide, f'Is it in 16 bits? {values.sensor.name} is delivered in 8 bits: rescale to 0..255 with scale=.'
-            )
-    elif min(values.sensor.mean) > 500 and _looks_8_bit(values):
+    if values.is_8_bit and (wide := 1 - values.below(256) > 0.01).any():
+        return values.message(
+            wide, f'Is it in 16 bits? {values.sensor.name} is delivered in 8 bits: rescale to 0..255 with scale=.'
+        )
+    if min(values.sensor.mean) > 500 and _looks_8_bit(values):
         return values.message(every, 'Is it a picture of 8 bits? Give the digital numbers of the product instead.')
-    return _product_problem(values)
-
-
-def _remedy(values: _Values) -> str:
-    """Options that convert reflectance from 0 to 1 into the sensor's units."""
-    if values.is_8_bit:
-        return 'scale=255'
-    return _LANDSAT.get(values.sensor.name, 'scale=10000')
+    return None
 
 
 def _looks_8_bit(values: _Values) -> bool:
@@ -214,9 +189,9 @@ def _looks_8_bit(values: _Values) -> bool:
 def _product_problem(values: _Values) -> str | None:
     """Describe a problem of one agency's product, by its coding of reflectance, if any."""
     name = values.sensor.name
-    if name.startswith('landsat-c2') and values.below(5000).mean() > 0.5:
+    if name.startswith('landsat-c2') and (low := values.below(5000)).mean() > 0.5:
         return values.message(
-            values.below(5000) > 0.5,
+            low > 0.5,
             'Collection 2 codes reflectance 0 as 5000 (level 1) or 7273 (level 2). Is it reflectance times 10000, as '
             'in HLS or Collection 1? For level 2 read it with scale=3.63636 and offset=7272.73.',
         )
@@ -226,9 +201,8 @@ def _product_problem(values: _Values) -> str | None:
             'Collection 2 has 16 bits. Were its numbers converted a second time? Then read it with scale=1, offset=0.',
         )
     if name == 'sentinel-2-l2a':
-        low = values.below(-400) > 0.01
-        if low.any():
-            return values.message(low, 'Is an offset of -1000 taken off twice? Then read it with offset=0.')
+        if (twice := values.below(-400) > 0.01).any():
+            return values.message(twice, 'Is an offset of -1000 taken off twice? Then read it with offset=0.')
         floors = values.percentile(0.1)
         if _carries_offset(values, floors):
             return values.message(
@@ -268,14 +242,7 @@ class UnitsCheck:
     def __call__(self, image: Tensor, sensor: Sensor, valid: Tensor | None = None, source: str = '') -> None:
         """Check raw values and warn of a problem.
 
-        Args:
-            image: as :func:`check_units`.
-            sensor: as :func:`check_units`.
-            valid: as :func:`check_units`.
-            source: name of the image's source, at the start of the message; '' for the sensor.
-
-        Raises:
-            ValueError: as :func:`check_units`.
+        Args: as :func:`check_units`, and ``source``, a name that begins the message; '' for the sensor.
         """
         key = source or sensor.name
         if self._seen[key] >= self.limit:
@@ -283,4 +250,4 @@ class UnitsCheck:
         message = check_units(image, sensor, valid)
         self._seen[key] += 1 if message is None else self.limit
         if message is not None:
-            warnings.warn(f'{source}: {message}' if source else message, UserWarning, stacklevel=2)
+            warnings.warn(f'{source}: {message}' if source else message, stacklevel=2)

@@ -5,17 +5,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from torchgeo_clay.sensors.sensor import Band, Sensor, suggest
 
-__all__ = (
-    'SENSORS',
-    'get_sensor',
-    'sensor_table',
-)
+__all__ = ('SENSORS', 'get_sensor', 'sensor_table')
 
 
 def _bands(*rows: tuple[Any, ...]) -> tuple[Band, ...]:
@@ -116,22 +112,10 @@ _SATELLOGIC = Sensor(
 )  # fmt: skip
 
 #: The sensors of Clay v1.5's training metadata, by name. Read-only; pass a :class:`Sensor` wherever a name is taken.
-SENSORS: Mapping[str, Sensor] = MappingProxyType(
-    {
-        s.name: s
-        for s in (
-            _SENTINEL_2_L2A,
-            _PLANETSCOPE_SR,
-            _LANDSAT_C2L1,
-            _LANDSAT_C2L2_SR,
-            _NAIP,
-            _LINZ,
-            _SENTINEL_1_RTC,
-            _MODIS,
-            _SATELLOGIC,
-        )
-    }
-)
+SENSORS: Mapping[str, Sensor] = MappingProxyType({s.name: s for s in (
+    _SENTINEL_2_L2A, _PLANETSCOPE_SR, _LANDSAT_C2L1, _LANDSAT_C2L2_SR, _NAIP, _LINZ, _SENTINEL_1_RTC, _MODIS,
+    _SATELLOGIC,
+)})  # fmt: skip
 
 
 def get_sensor(sensor: str | os.PathLike[str] | Sensor) -> Sensor:
@@ -162,13 +146,12 @@ def sensor_table(sensors: Iterable[Sensor] | None = None) -> str:
     Args:
         sensors: the sensors to list; None for :data:`SENSORS`.
     """
-
-    def rows() -> Iterator[str]:
-        yield '| sensor | gsd [m] | band | wavelength [µm] | mean | std | also known as |'
-        yield '|---|---|---|---|---|---|---|'
-        for s in SENSORS.values() if sensors is None else sensors:
-            for i, b in enumerate(s.bands):
-                head = f'{s.name} | {s.gsd:g}' if i == 0 else ' | '
-                yield f'| {head} | {b.name} | {b.wavelength:g} | {b.mean:g} | {b.std:g} | {", ".join(b.aliases)} |'
-
-    return '\n'.join(rows())
+    rows = [
+        '| sensor | gsd [m] | band | wavelength [µm] | mean | std | also known as |',
+        '|---|---|---|---|---|---|---|',
+    ]
+    for s in SENSORS.values() if sensors is None else sensors:
+        for i, b in enumerate(s.bands):
+            head = f'{s.name} | {s.gsd:g}' if i == 0 else ' | '
+            rows.append(f'| {head} | {b.name} | {b.wavelength:g} | {b.mean:g} | {b.std:g} | {", ".join(b.aliases)} |')
+    return '\n'.join(rows)

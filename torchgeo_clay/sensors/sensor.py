@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Sensors and their bands: wavelengths and widths in µm, GSD in meters, statistics in the sensor's units."""
+"""Sensors and their bands: wavelengths in µm, GSD in meters, statistics in the sensor's units."""
 
 from __future__ import annotations
 
@@ -16,13 +16,7 @@ import torch
 import yaml
 from torch import Tensor
 
-__all__ = (
-    'Band',
-    'Sensor',
-    'check_wavelengths',
-    'fold',
-    'suggest',
-)
+__all__ = ('Band', 'Sensor', 'check_wavelengths', 'fold', 'suggest')
 
 #: Longest wavelength accepted, µm. Thermal infrared ends near 15 µm; values above are in nanometers (an error also of
 #: Clay's own docs) or radar wavelengths, for which Clay uses the tokens 3.5 and 4.0.
@@ -30,15 +24,7 @@ MAX_WAVELENGTH = 100.0
 
 
 def check_wavelengths(wavelengths: Iterable[float], where: str = 'wavelengths') -> None:
-    """Raise unless all wavelengths can be micrometers.
-
-    Args:
-        wavelengths: central wavelengths, µm.
-        where: name of the values in the message.
-
-    Raises:
-        ValueError: if a value is not finite, not positive, or above 100.
-    """
+    """Raise ValueError unless all wavelengths can be micrometers; ``where`` names them in the message."""
     for value in wavelengths:
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f'{where}: expected positive, finite wavelengths in µm, got {value}.')
@@ -80,11 +66,7 @@ class Band:
     aliases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Validate the band.
-
-        Raises:
-            ValueError: if the wavelength cannot be in µm, or the statistics are not finite with a positive std.
-        """
+        """Raise ValueError if the wavelength cannot be in µm, or the statistics are not finite with a positive std."""
         if not self.name:
             raise ValueError('Expected a band name, got an empty string.')
         check_wavelengths([self.wavelength], f'band {self.name!r}')
@@ -123,11 +105,7 @@ class Sensor:
     scale: Scale = 'linear'
 
     def __post_init__(self) -> None:
-        """Validate the sensor.
-
-        Raises:
-            ValueError: for a GSD that is not positive, no bands, names or aliases used twice, or an unknown rgb band.
-        """
+        """Raise ValueError for a GSD that is not positive, no bands, names used twice, or an unknown rgb band."""
         if not (math.isfinite(self.gsd) and self.gsd > 0):
             raise ValueError(f'sensor {self.name!r}: expected a positive gsd in meters per pixel, got {self.gsd}.')
         if not (math.isfinite(self.loss_scale) and self.loss_scale > 0):
@@ -189,10 +167,7 @@ class Sensor:
     def find(self, name: str) -> int | None:
         """Position of a band by name or alias, None if the sensor has no such band."""
         folded = fold(name)
-        for i, band in enumerate(self.bands):
-            if any(folded == fold(n) for n in band.names):
-                return i
-        return None
+        return next((i for i, band in enumerate(self.bands) if folded in map(fold, band.names)), None)
 
     def index(self, name: str) -> int:
         """Position of a band by name or alias.
@@ -228,8 +203,8 @@ class Sensor:
         chosen = tuple(self.bands[self.index(b)] for b in bands)
         names = [b.name for b in chosen]
         for name in names:
-            if names.count(name) > 1:
-                asked = [b for b in bands if self.bands[self.index(b)].name == name]
+            asked = [b for b, chosen_name in zip(bands, names, strict=True) if chosen_name == name]
+            if len(asked) > 1:
                 raise ValueError(
                     f'{self.name}: band {name!r} is selected {len(asked)} times, as {asked}; name it once.'
                 )
@@ -275,10 +250,9 @@ class Sensor:
         _check_keys('sensor', description, required={'name', 'gsd', 'bands'}, known=known)
         if not isinstance(description['bands'], Mapping):
             raise ValueError('sensor: expected bands as a mapping of name → {wavelength, mean, std}.')
-        bands = []
+        bands, required = [], {'wavelength', 'mean', 'std'}
         for name, values in description['bands'].items():
             where = f'band {name!r}'
-            required = {'wavelength', 'mean', 'std'}
             if not isinstance(values, Mapping):
                 raise ValueError(f'{where}: expected {{wavelength: …, mean: …, std: …}}, got {values!r}.')
             _check_keys(where, values, required=required, known=required | {'aliases'})

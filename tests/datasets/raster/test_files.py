@@ -3,6 +3,7 @@
 """Which files are scenes, and odd files among good ones."""
 
 import os
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,45 @@ def test_folders_hold_scenes_and_what_lies_beside_them(write_raster: Write, tmp_
     (tmp_path / 'a/.hidden.tif').write_text('')
     assert names(tmp_path / 'a') == ['other.jp2.tif', 'scene.tif']
     assert names(tmp_path / 'a/[b]') == ['other.jp2.tif']
+
+
+def test_what_is_no_scene_in_a_folder_is_tried_where_named(write_raster: Write, tmp_path: Path) -> None:
+    good = write_raster('naip/good_20200101.tif')
+    junk = ['README', 'a.zip', 'a.md', 'a.csv', 'a.xml', 'a.pdf', 'junk.jpg', 'junk.JPEG', 'overview.png']
+    for name in junk:
+        (tmp_path / 'naip' / name).write_text('no raster')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        dataset = SensorRaster(tmp_path / 'naip', 'naip')
+    assert [scene.path for scene in dataset.scenes] == [str(good)]
+    assert dataset.skipped == []
+    for name in junk:
+        with pytest.raises(ValueError, match=rf'{name}: not readable as a raster'):
+            SensorRaster(tmp_path / 'naip' / name, 'naip')
+    assert names(f'{tmp_path}/naip/*.jpg') == ['junk.jpg']
+    assert names(f'{tmp_path}/naip/*') == ['good_20200101.tif']
+
+
+@pytest.mark.parametrize('beside', ['a.jgw', 'a.JGW', 'a.wld', 'a.jpg.aux.xml', 'a.aux.xml'])
+def test_georeferenced_pictures_are_scenes(write_raster: Write, tmp_path: Path, beside: str) -> None:
+    write_raster('a/b.tif')
+    for name in ('a.jpg', 'c.jpg', beside):
+        (tmp_path / 'a' / name).touch()
+    assert names(tmp_path / 'a') == ['a.jpg', 'b.tif']
+
+
+def test_pictures_alone_are_scenes(tmp_path: Path) -> None:
+    """Of a drone, for example, whose GSD is given."""
+    for name in ('a.jpg', 'b.png', 'notes.txt', 'README'):
+        (tmp_path / name).touch()
+    assert names(tmp_path) == ['a.jpg', 'b.png']
+
+
+def test_rasters_without_suffix_are_scenes(write_raster: Write, tmp_path: Path) -> None:
+    write_raster('a/scene.tif').rename(tmp_path / 'a/scene')
+    for name in ('envi', 'envi.hdr', 'LICENSE'):
+        (tmp_path / 'a' / name).write_text('numbers')
+    assert names(tmp_path / 'a') == ['envi', 'scene']
 
 
 def test_globs_and_the_home_folder(write_raster: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

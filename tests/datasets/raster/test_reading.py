@@ -17,7 +17,8 @@ from rasterio.warp import transform as rasterio_transform
 from rasterio.warp import transform_bounds
 
 from torchgeo_clay.datasets import SceneError, scan_scene
-from torchgeo_clay.datasets.raster.reading import Handles, read_window, read_window_on_grid
+from torchgeo_clay.datasets.raster.dataset import read_window, read_window_on_grid
+from torchgeo_clay.datasets.raster.files import Handles
 from torchgeo_clay.sensors import get_sensor
 
 NAIP = get_sensor('naip')
@@ -211,7 +212,7 @@ def test_nothing_is_open_when_the_interpreter_ends(write_raster):
         'import atexit, sys\n'
         'open_files = []\n'
         'atexit.register(lambda: print([file.closed for file in open_files]))\n'  # registered first, called last
-        'from torchgeo_clay.datasets.raster.reading import Handles\n'
+        'from torchgeo_clay.datasets.raster.files import Handles\n'
         'handles, gone = Handles(), Handles()\n'
         'open_files += [handles(sys.argv[1]), gone(sys.argv[1])]\n'
         'del gone\n'

@@ -9,7 +9,7 @@ from rasterio.enums import ColorInterp
 from rasterio.transform import from_origin
 
 from torchgeo_clay.datasets import SceneError, SensorRaster, scan_scene
-from torchgeo_clay.datasets.raster.reading import read_window
+from torchgeo_clay.datasets.raster.dataset import read_window
 from torchgeo_clay.sensors import get_sensor
 
 NAIP, LINZ, S2 = (get_sensor(name) for name in ('naip', 'linz', 'sentinel-2-l2a'))
@@ -70,7 +70,8 @@ def test_zeros_of_other_sensors_are_data_until_nodata_says_otherwise(write_raste
     with pytest.warns(UserWarning, match=r'scene\.tif: 25\.0 % of the pixels are 0 in all bands .* give nodata=0'):
         assert SensorRaster(path, 'naip').patch(0, 0, 0, (40, 50))['valid'].all()
     assert read(path, nodata=0)[1].sum() == 30 * 50
-    assert SensorRaster(path, 'naip', nodata=float('nan')).patch(0, 0, 0, (40, 50))['valid'].all()
+    for nodata in (float('nan'), 'nan'):
+        assert SensorRaster(path, 'naip', nodata=nodata).patch(0, 0, 0, (40, 50))['valid'].all()
 
 
 def test_undeclared_fill_is_named(write_raster):

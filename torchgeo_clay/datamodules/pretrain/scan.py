@@ -21,7 +21,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from torchgeo_clay.datamodules.pretrain.regions import READ_ERRORS, PatchSource, Region, SensorScenes, find_data
 from torchgeo_clay.datasets import ClayChips, SceneError, SensorRaster
 from torchgeo_clay.datasets.chips import chip_shape
-from torchgeo_clay.datasets.raster.files import is_beside, list_rasters, printable
+from torchgeo_clay.datasets.raster.files import list_rasters, printable
 from torchgeo_clay.datasets.raster.scene import scan_scenes
 from torchgeo_clay.datasets.upstream import Sample
 from torchgeo_clay.sensors import Sensor, get_sensor
@@ -229,18 +229,18 @@ def scan_folder(folder: SensorFolder, patch_size: int) -> ScannedFolder:
     now. Of chips, of which there may be millions, the headers are read.
     """
     found = ScannedFolder(folder, patch_size)
-    files = sorted(p for p in folder.path.rglob('*') if p.is_file() or (p.is_symlink() and not p.exists()))
-    visible = [p for p in files if not any(part.startswith('.') for part in p.relative_to(folder.path).parts)]
-    visible = [p for p in visible if p.suffix.lower() in _CHIPS or not is_beside(str(p))]
-    rasters, chips = ([p for p in visible if p.suffix.lower() in kinds] for kinds in (_RASTERS, _CHIPS))
-    others = [p for p in visible if p.suffix.lower() not in (*_RASTERS, *_CHIPS)]
+    files = [Path(name) for name in list_rasters(folder.path)]
+    rasters = [p for p in files if p.suffix.lower() in _RASTERS]
+    others = [p for p in files if p.suffix.lower() not in _RASTERS]
+    npz = (p for p in folder.path.rglob('*') if p.suffix.lower() in _CHIPS and not p.is_dir())
+    chips = sorted(p for p in npz if not any(part.startswith('.') for part in p.relative_to(folder.path).parts))
     if not rasters and not chips:
         raise ValueError(
             f'{folder.path}: expected GeoTIFF scenes or .npz chips, found none ({len(others)} other files).'
         )
     for path in others:
         found.skip(path, 'neither a raster nor an .npz chip')
-    if present := [path for path in map(Path, list_rasters(rasters)) if _exists(found, path)]:
+    if present := [path for path in rasters if _exists(found, path)]:
         _add_rasters(found, present)
     if present := [path for path in chips if _exists(found, path)]:
         _add_chips(found, present)
@@ -264,7 +264,7 @@ def _add_rasters(found: ScannedFolder, paths: list[Path]) -> None:
     """Add the rasters that can be read and hold data."""
     folder = found.folder
     options = {name: value for name, value in folder.options.items() if name in _RASTER_OPTIONS}
-    scenes, skipped = scan_scenes(list_rasters(paths), folder.sensor, **options)
+    scenes, skipped = scan_scenes([str(path) for path in paths], folder.sensor, **options)
     found.skipped += skipped
     if not scenes:
         return

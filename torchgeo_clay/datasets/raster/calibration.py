@@ -1,26 +1,26 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""From a file's numbers to its sensor's units: the user's word, else the file's tags, product and values.
-
-Shapes: C bands, H rows, W columns.
-"""
+"""From a file's numbers to its sensor's units: the user's word, else the file's tags, product and values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from rasterio.io import DatasetReader
 
 from torchgeo_clay.datasets.raster.detection import boa_offset, hls, reflectance_tags
 from torchgeo_clay.datasets.raster.files import SceneError
+from torchgeo_clay.datasets.raster.validity import Pixels, Valid
 from torchgeo_clay.sensors import Sensor
 from torchgeo_clay.sensors.plausibility import check_to_db, check_units, to_decibels
 
-__all__ = ('RAW', 'Calibration', 'Declared', 'calibrate', 'check_numbers')
+__all__ = ('RAW', 'Calibration', 'calibrate', 'check_numbers')
+
+#: Pixels (C, 1, N) of a file, and which are valid (1, 1, N).
+Sample = tuple[Pixels, Valid]
 
 #: Reflectance = DN · scale + offset, of the products that Clay was trained on.
 _REFLECTANCE = {
@@ -40,11 +40,11 @@ _OFFSET_FREE = 500
 
 @dataclass(frozen=True)
 class Calibration:
-    """A file's numbers in its sensor's units: x · scale + offset, then 10·log10 if ``to_db``.
+    """A file's numbers in its sensor's units: x · scale + offset (one per band or one for all), then decibels.
 
     Attributes:
-        scale: factor, one per band or one for all.
-        offset: summand, one per band or one for all.
+        scale: factors.
+        offset: summands.
         to_db: whether the result is linear power that the sensor has in decibels.
         reason: what the file says of its numbers, where that and not the user decided.
     """
@@ -66,17 +66,10 @@ class Calibration:
         scale, offset = (f'{v[0]:g}' + ('' if len(set(v)) == 1 else ' …') for v in (self.scale, self.offset))
         return f'{self.reason}: converted by {scale} * x + {offset}'
 
-    def __call__(self, pixels: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
-        """Convert pixels.
+    def __call__(self, pixels: Pixels, valid: Valid) -> Pixels:
+        """Convert pixels (C, H, W) to float32, 0 where not ``valid`` (1, H, W); themselves if nothing changes.
 
         Reflectance below zero after an offset is physical (noise over dark water) and kept.
-
-        Args:
-            pixels: (C, H, W).
-            valid: (1, H, W); pixels that are not stay 0.
-
-        Returns:
-            (C, H, W), float32 if anything changes, else the pixels themselves.
         """
         if not self.changes:
             return pixels
@@ -91,48 +84,19 @@ class Calibration:
 RAW = Calibration()
 
 
-@dataclass(frozen=True)
-class Declared:
-    """What a file declares of its numbers.
-
-    Attributes:
-        path: the file.
-        tags: its tags.
-        descriptions: of all its bands.
-        scales: GDAL's scale of the bands that are read.
-        offsets: GDAL's offset of the bands that are read.
-    """
-
-    path: str
-    tags: Mapping[str, str]
-    descriptions: Sequence[str | None]
-    scales: tuple[float, ...]
-    offsets: tuple[float, ...]
-
-    @property
-    def has_scale(self) -> bool:
-        """Whether GDAL knows a scale or an offset."""
-        return set(self.scales) != {1.0} or set(self.offsets) != {0.0}
-
-
 def check_numbers(**options: float | None) -> None:
-    """Check the user's scale and offset.
-
-    Args:
-        **options: each by its name; None to ask the file.
-
-    Raises:
-        ValueError: for numbers that are not finite, and a scale of zero.
-    """
+    """Raise ValueError for a scale or offset that is not finite, and a scale of zero; None asks the file."""
     for name, value in options.items():
         if value is not None and not (abs(value) < 1e30 and (value or name != 'scale')):
             raise ValueError(f'{name}: expected a finite number{" other than 0" * (name == "scale")}, got {value}.')
 
 
 def calibrate(
-    declared: Declared,
+    dataset: DatasetReader,
+    path: str,
+    bands: Sequence[int],
     sensor: Sensor,
-    sample: tuple[npt.NDArray[Any], npt.NDArray[np.bool_]],
+    sample: Sample,
     scale: float | None = None,
     offset: float | None = None,
     to_db: bool = False,
@@ -140,11 +104,13 @@ def calibrate(
     """Find out how a file's numbers become its sensor's.
 
     Args:
-        declared: what the file declares.
-        sensor: the sensor, with the bands that are read.
-        sample: pixels (C, 1, N) of the file, and which are valid (1, 1, N).
-        scale: factor given by the user; with ``offset`` None the file decides.
-        offset: summand given by the user.
+        dataset: the file, open.
+        path: its path.
+        bands: the bands that are read, from 1.
+        sensor: the sensor, with these bands.
+        sample: pixels of these bands.
+        scale: as :func:`~torchgeo_clay.datasets.scan_scene`, like offset and to_db.
+        offset: summand.
         to_db: whether the numbers are linear power.
 
     Returns:
@@ -155,22 +121,21 @@ def calibrate(
         ValueError: for decibels of an optical sensor.
     """
     check_to_db(sensor, to_db)
-    part = hls(declared.tags, declared.path)
+    tags = dataset.tags()
+    part = hls(tags, path)
     if part is not None:
-        _check_hls(part, declared, sensor)
-    remarks: list[str] = []
+        _check_hls(part, dataset.descriptions, sensor)
     if scale is None and offset is None:
-        found, remarks = _by_file(declared, sensor, sample, part)
+        scales, offsets = (tuple(values[i - 1] for i in bands) for values in (dataset.scales, dataset.offsets))
+        tagged = Calibration(scales, offsets, reason=f'its scale {scales[0]:g} and offset {offsets[0]:g}')
+        found, remark = _by_file(tags, path, tagged, sensor, sample, part)
     else:
-        found = Calibration((float(1 if scale is None else scale),), (float(offset or 0),))
+        found, remark = Calibration((float(1 if scale is None else scale),), (float(offset or 0),)), ''
     found = replace(found, to_db=to_db)
-    problem = _problem(found, sensor, sample)
-    return found, [*remarks, *([problem] if problem else [])]
+    return found, [text for text in (remark, _problem(found, sensor, sample)) if text]
 
 
-def _problem(
-    calibration: Calibration, sensor: Sensor, sample: tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]
-) -> str | None:
+def _problem(calibration: Calibration, sensor: Sensor, sample: Sample) -> str | None:
     """What speaks against a calibration."""
     pixels, valid = sample
     if pixels.dtype.itemsize == 1 and not calibration.changes and sensor.scale == 'linear' and min(sensor.mean) > 500:
@@ -182,7 +147,7 @@ def _problem(
     return check_units(torch.from_numpy(values.astype(np.float64)), sensor, torch.from_numpy(valid))
 
 
-def _check_hls(part: str, declared: Declared, sensor: Sensor) -> None:
+def _check_hls(part: str, descriptions: Sequence[str | None], sensor: Sensor) -> None:
     """Raise where a file of HLS is read as another sensor's, or its bands are not its part's."""
     right, foreign = _HLS[part]
     if sensor.name in _REFLECTANCE and sensor.name != right:
@@ -190,64 +155,55 @@ def _check_hls(part: str, declared: Declared, sensor: Sensor) -> None:
             f'expected {sensor.name}, got HLS {part} by its tags and name, whose bands are those of {right}: give '
             f'sensor={right!r}.'
         )
-    if strange := [d for d in declared.descriptions if d in foreign]:
+    if strange := [d for d in descriptions if d in foreign]:
         raise SceneError(f'expected the bands of HLS {part} by its tags and name, got {", ".join(strange)}. Rename it.')
 
 
 def _by_file(
-    declared: Declared,
-    sensor: Sensor,
-    sample: tuple[npt.NDArray[Any], npt.NDArray[np.bool_]],
-    part: str | None,
-) -> tuple[Calibration, list[str]]:
-    """The calibration that the file itself asks for."""
-    wanted = _declared_reflectance(declared, sensor, part, _are_fractions(*sample))
+    tags: Mapping[str, str], path: str, tagged: Calibration, sensor: Sensor, sample: Sample, part: str | None
+) -> tuple[Calibration, str]:
+    """The calibration that the file itself asks for, given GDAL's scale and offset, and what to remark of it."""
+    if sensor.name not in _REFLECTANCE:
+        wanted = tagged if tagged.changes else RAW
+    else:
+        wanted = _by_reflectance(tags, tagged, sensor, part, _are_fractions(*sample))
     if sensor.name == 'sentinel-2-l2a' and part is None:
-        return _sentinel2(declared, sensor, sample, wanted)
-    if wanted is None:
-        if not declared.has_scale or sensor.name in _REFLECTANCE:
-            return RAW, []
-        wanted = Calibration(declared.scales, declared.offsets, reason=_scale_text(declared))
+        wanted, remark = _without_offset(tags, path, sample, wanted)
+        if remark:
+            return wanted, remark
     if not wanted.changes:
-        return (wanted if part else RAW), []
+        return (wanted if part else RAW), ''
     if _problem(wanted, sensor, sample) is not None and _problem(RAW, sensor, sample) is None:
-        return RAW, [f'its numbers are {sensor.name} already, so that {wanted.reason} is not applied.']
-    return wanted, []
+        return RAW, f'its numbers are {sensor.name} already, so that {wanted.reason} is not applied.'
+    return wanted, ''
 
 
-def _scale_text(declared: Declared) -> str:
-    """GDAL's scale and offset, for a message."""
-    return f'its scale {declared.scales[0]:g} and offset {declared.offsets[0]:g}'
-
-
-def _are_fractions(pixels: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> bool:
+def _are_fractions(pixels: Pixels, valid: Valid) -> bool:
     """Whether values are reflectance from 0 to 1, whatever tags of digital numbers they still carry."""
     values = pixels[:, valid[0]]
     return bool(values.size and np.abs(values).max() <= 2 and (values != np.round(values)).any())
 
 
-def _declared_reflectance(declared: Declared, sensor: Sensor, part: str | None, fractions: bool) -> Calibration | None:
-    """The way by reflectance from the file's numbers to the sensor's; None where nothing tells the reflectance."""
-    if sensor.name not in _REFLECTANCE or (fractions and part is None):
-        return None
-    tagged = reflectance_tags(declared.tags)
-    scales: tuple[float, ...]
-    offsets: tuple[float, ...]
+def _by_reflectance(
+    tags: Mapping[str, str], tagged: Calibration, sensor: Sensor, part: str | None, fractions: bool
+) -> Calibration:
+    """The way by reflectance from the file's numbers to the sensor's; RAW where nothing tells the reflectance."""
+    written = reflectance_tags(tags)
     if fractions:
-        scales, offsets, reason = (1.0,), (0.0,), 'reflectance from 0 to 1'
-    elif declared.has_scale:
-        scales, offsets, reason = declared.scales, declared.offsets, _scale_text(declared)
-    elif tagged is not None:
-        scales, offsets = (tagged[0],), (tagged[1],)
-        reason = f'REFLECTANCE_SCALE={tagged[0]:g} with an offset of {tagged[1]:g}'
-    elif part is not None:
-        scales, offsets, reason = (1e-4,), (0.0,), 'reflectance times 10000'
+        reflectance = Calibration(reason='reflectance from 0 to 1')
+    elif tagged.changes:
+        reflectance = tagged
+    elif written is not None:
+        reason = f'REFLECTANCE_SCALE={written[0]:g} with an offset of {written[1]:g}'
+        reflectance = Calibration(written[:1], written[1:], reason=reason)
     else:
-        return None
+        reflectance = Calibration((1e-4,), reason='reflectance times 10000')
+    if part is None and (fractions or not (tagged.changes or written)):
+        return RAW
     factor, summand = _REFLECTANCE[sensor.name]
-    scale = tuple(_neat(s / factor, 1.0) for s in scales)
-    offset = tuple(_neat((o - summand) / factor, 0.0) for o in offsets)
-    return Calibration(scale, offset, reason=f'HLS {part}, {reason}' if part else reason)
+    scale = tuple(_neat(s / factor, 1.0) for s in reflectance.scale)
+    offset = tuple(_neat((o - summand) / factor, 0.0) for o in reflectance.offset)
+    return Calibration(scale, offset, reason=f'HLS {part}, {reflectance.reason}' if part else reflectance.reason)
 
 
 def _neat(value: float, neutral: float) -> float:
@@ -255,29 +211,19 @@ def _neat(value: float, neutral: float) -> float:
     return neutral if abs(value - neutral) < 1e-5 else value
 
 
-def _sentinel2(
-    declared: Declared,
-    sensor: Sensor,
-    sample: tuple[npt.NDArray[Any], npt.NDArray[np.bool_]],
-    wanted: Calibration | None,
-) -> tuple[Calibration, list[str]]:
-    """Sentinel-2's scale, and its offset of +1000 by tag, name or processing baseline, where the values agree."""
-    found = wanted or RAW
-    said = boa_offset(declared.tags, declared.path)
+def _without_offset(tags: Mapping[str, str], path: str, sample: Sample, found: Calibration) -> tuple[Calibration, str]:
+    """Take off Sentinel-2's offset of +1000 by tag, name or processing baseline, unless the values are against it."""
+    said = boa_offset(tags, path)
     if said is not None and set(found.offset) == {0.0}:
         found = replace(found, offset=(said[0],), reason=f'{found.reason}, {said[1]}'.lstrip(', '))
-    if not found.changes:
-        return RAW, []
-    pixels, valid = sample
     unshifted = replace(found, offset=(0.0,))
-    values = unshifted(pixels, valid)[:, valid[0]]
-    if values.size and set(found.offset) != {0.0}:
-        darkest = float(np.percentile(values, 0.1, axis=1).min())
-        if darkest < _OFFSET_FREE:
-            return unshifted, [
-                f'{found.reason} asks for an offset of {found.offset[0]:g}, but its values go down to {darkest:g}, so '
-                'that the offset is off already: taken as they are. To take it off give offset=.'
-            ]
-    if _problem(found, sensor, sample) is not None and _problem(RAW, sensor, sample) is None:
-        return RAW, [f'its numbers are {sensor.name} already, so that {found.reason} is not applied.']
-    return found, []
+    pixels, valid = sample
+    if set(found.offset) == {0.0} or not valid.any():
+        return found, ''
+    darkest = float(np.percentile(unshifted(pixels, valid)[:, valid[0]], 0.1, axis=1).min())
+    if darkest >= _OFFSET_FREE:
+        return found, ''
+    return unshifted, (
+        f'{found.reason} asks for an offset of {found.offset[0]:g}, but its values go down to {darkest:g}, so that the '
+        'offset is off already: taken as they are. To take it off give offset=.'
+    )

@@ -2,6 +2,8 @@
 
 """Rasters of one sensor as a TorchGeo dataset whose samples follow :mod:`torchgeo_clay.conditioning`.
 
+Above it: its index, how samples of one place become one, the windows that cover a scene, and reading them.
+
 Shapes: C bands, H rows, W columns.
 """
 
@@ -13,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from operator import eq
-from typing import Any, cast, overload
+from typing import Any, Literal, cast, overload
 
 import geopandas as gpd
 import numpy as np
@@ -23,14 +25,18 @@ import torch
 from matplotlib.figure import Figure
 from pyproj import CRS
 from rasterio import Affine
+from rasterio.enums import Resampling
+from rasterio.errors import RasterioIOError
+from rasterio.io import DatasetReader
 from rasterio.transform import array_bounds
-from rasterio.warp import calculate_default_transform
+from rasterio.warp import calculate_default_transform, reproject, transform_bounds
+from rasterio.windows import Window
+from torch import Tensor
 from torchgeo.datasets import GeoDataset, IntersectionDataset, UnionDataset
 
 from torchgeo_clay.datasets.plotting import true_color
-from torchgeo_clay.datasets.raster.files import SceneError, list_rasters, open_raster, printable
-from torchgeo_clay.datasets.raster.georeference import footprint, window_center, window_gsd
-from torchgeo_clay.datasets.raster.reading import Handles, Pixels, Valid, read_window, read_window_on_grid
+from torchgeo_clay.datasets.raster.files import Handles, SceneError, list_rasters, open_raster, printable
+from torchgeo_clay.datasets.raster.georeference import apply, footprint, shifted, window_center, window_gsd
 from torchgeo_clay.datasets.raster.scene import (
     Scene,
     file_version,
@@ -39,18 +45,14 @@ from torchgeo_clay.datasets.raster.scene import (
     nothing_left,
     scan_scenes,
 )
+from torchgeo_clay.datasets.raster.validity import Pixels, Valid, unreadable
 from torchgeo_clay.datasets.upstream import GeoSlice, Path, Sample
 from torchgeo_clay.sensors import Sensor, get_sensor
 
 __all__ = (
-    'SensorRaster',
-    'check_windows',
-    'combine_samples',
-    'overlay_samples',
-    'owned',
-    'starts',
-    'windows',
-)
+    'PATCH', 'SensorRaster', 'check_windows', 'combine_samples', 'overlay_samples', 'owned', 'read_window',
+    'read_window_on_grid', 'starts', 'windows',
+)  # fmt: skip
 
 #: How far a query may lie from a scene's grid to count as on it, in pixels; less than any resampling could show.
 _ON_GRID = 0.01
@@ -98,40 +100,25 @@ def _scene_index(scenes: Sequence[Scene], crs: CRS | None = None) -> tuple[gpd.G
         units of its CRS. Scenes without CRS are in it with an empty outline, so that no place finds them.
     """
     first = next((s for s in scenes if s.crs is not None), None)
-    target = crs if crs is not None else None if first is None else first.crs
-    outlines = [_outline(s, target) for s in scenes]
+    target = crs if crs is not None or first is None else first.crs
     times = pd.IntervalIndex.from_tuples([_interval(s) for s in scenes], closed='both', name='datetime')
+    outlines = [_outline(s, target) for s in scenes]
     index = gpd.GeoDataFrame({'filepath': [s.path for s in scenes]}, index=times, geometry=outlines, crs=target)
     return index, (1.0, 1.0) if first is None or target is None else _pixel_size(first, target)
 
 
-def _scenes_at(index: gpd.GeoDataFrame, outline: shapely.Polygon) -> list[int]:
-    """Find the rows of the index that share area with an outline, in the index's order; touching it is not enough."""
-    near = index.sindex.query(outline, predicate='intersects')
-    return sorted(int(i) for i in near if not index.geometry.iloc[i].touches(outline))
-
-
-def _grid_of(x: slice, y: slice) -> tuple[Affine, int, int, shapely.Polygon]:
-    """Compute the north-up grid of a query.
-
-    Returns:
-        Its affine, height and width in pixels, and outline.
-    """
+def _grid_of(x: slice, y: slice) -> tuple[Affine, int, int]:
+    """Compute the north-up grid of a query: its affine, height and width in pixels."""
     if not (x.step > 0 and y.step > 0 and x.stop > x.start and y.stop > y.start):
         raise ValueError(f'Expected x and y from less to more with a positive pixel size, got {x} and {y}.')
     height, width = round((y.stop - y.start) / y.step), round((x.stop - x.start) / x.step)
-    transform = Affine(x.step, 0.0, x.start, 0.0, -y.step, y.stop)
-    return transform, max(height, 1), max(width, 1), shapely.box(x.start, y.start, x.stop, y.stop)
+    return Affine(x.step, 0.0, x.start, 0.0, -y.step, y.stop), max(height, 1), max(width, 1)
 
 
 def _window_on_grid(
     scene: Scene, crs: CRS, transform: Affine, height: int, width: int
 ) -> tuple[int, int, int, int] | None:
-    """Find the window of a scene that is a given grid, if the grid is a part of the scene's own.
-
-    Returns:
-        Row, column, height and width; None where pixels would have to be resampled.
-    """
+    """Find the window of a scene that is a given grid; None where its pixels would have to be resampled."""
     own = scene.transform
     if scene.crs != crs or own.b != 0 or own.d != 0:
         return None
@@ -151,11 +138,7 @@ _SHARED = ('bounds', 'transform', 'res', 'lat', 'lon')
 def combine_samples(samples: Iterable[Sample]) -> Sample:
     """Join samples of one place: channels are concatenated, a pixel is valid where it is in all.
 
-    Args:
-        samples: of datasets asked for the same place.
-
-    Returns:
-        One sample. ``time`` is kept if the samples agree, else NaN: the model sees one date at a time.
+    ``time`` is kept if the samples agree, else NaN: the model sees one date at a time.
     """
     combined: Sample = {}
     for sample in samples:
@@ -165,45 +148,40 @@ def combine_samples(samples: Iterable[Sample]) -> Sample:
             elif key == 'valid':
                 combined[key] = combined[key] & value
             elif key == 'time':
-                combined[key] = (
-                    combined[key] if torch.equal(combined[key], value) else torch.full_like(value, torch.nan)
-                )
+                combined[key] = _same_time(combined[key], value)
             elif key not in _SHARED:
                 combined[key] = torch.cat([combined[key], value])
     return combined
 
 
 def overlay_samples(samples: Iterable[Sample]) -> Sample:
-    """Lay samples of one place over each other: the first valid pixel counts.
+    """Lay samples of one place and shape over each other: the first valid pixel counts.
 
-    Args:
-        samples: of datasets asked for the same place, with images of one shape.
-
-    Returns:
-        One sample. ``time`` is that of the samples that gave a pixel if they agree, else NaN.
+    ``time`` is that of the samples that gave a pixel if they agree, else NaN.
     """
     overlaid: Sample = {}
     for sample in samples:
-        if not overlaid:
-            overlaid = dict(sample)
-            continue
         if overlaid.get('valid') is None or sample.get('valid') is None:
-            overlaid |= {key: value for key, value in sample.items() if key not in overlaid}
+            overlaid = sample | overlaid
             continue
         new = sample['valid'] & ~overlaid['valid']
-        if new.any():
-            if not overlaid['valid'].any():
-                overlaid['time'] = sample['time']
-            elif not torch.equal(overlaid['time'], sample['time']):
-                overlaid['time'] = torch.full_like(sample['time'], torch.nan)
-            if overlaid['image'].shape != sample['image'].shape:
-                raise ValueError(
-                    f'Expected images of one shape, got {tuple(overlaid["image"].shape)} and '
-                    f'{tuple(sample["image"].shape)}. A union is of one sensor with one band list.'
-                )
-            overlaid['image'] = torch.where(new, sample['image'], overlaid['image'])
-            overlaid['valid'] = overlaid['valid'] | new
+        if not new.any():
+            continue
+        first = not overlaid['valid'].any()
+        overlaid['time'] = sample['time'] if first else _same_time(overlaid['time'], sample['time'])
+        if overlaid['image'].shape != sample['image'].shape:
+            raise ValueError(
+                f'Expected images of one shape, got {tuple(overlaid["image"].shape)} and '
+                f'{tuple(sample["image"].shape)}. A union is of one sensor with one band list.'
+            )
+        overlaid['image'] = torch.where(new, sample['image'], overlaid['image'])
+        overlaid['valid'] = overlaid['valid'] | new
     return overlaid
+
+
+def _same_time(one: Tensor, other: Tensor) -> Tensor:
+    """A time that two samples share; NaN if they do not."""
+    return one if torch.equal(one, other) else torch.full_like(one, torch.nan)
 
 
 #: Pixels per side of the model's patches.
@@ -211,21 +189,17 @@ PATCH = 8
 
 
 def check_windows(chip: int, stride: int, align: int = 1) -> None:
-    """Check a chip size and a stride.
+    """Raise ValueError, with what would do, unless windows can cover a scene.
 
     Args:
         chip: pixels per side.
         stride: pixels from one window to the next.
-        align: where windows have to begin at multiples of it, 8 for a common grid of patches.
-
-    Raises:
-        ValueError: naming the argument, what was expected and what would do.
+        align: windows begin at multiples of it: 8 for a common grid of patches.
     """
     if chip < PATCH or chip % PATCH:
-        nearest = max(1, round(chip / PATCH)) * PATCH
         raise ValueError(
             f"chip: expected a multiple of {PATCH} pixels, the size of the model's patches, got {chip}. "
-            f'The nearest is {nearest}.'
+            f'The nearest is {_nearest(chip, PATCH)}.'
         )
     if not 0 < stride <= chip:
         why = 'windows would never end' if stride <= 0 else 'pixels between windows would be left out'
@@ -234,27 +208,24 @@ def check_windows(chip: int, stride: int, align: int = 1) -> None:
             f'by side, stride={chip // 2} for half of each overlapping.'
         )
     if stride % align:
-        nearest = max(1, round(stride / align)) * align
         raise ValueError(
             f'stride: expected a multiple of {align} pixels, so that the patches of all windows lie on one grid, got '
-            f'{stride}. The nearest is {nearest}.'
+            f'{stride}. The nearest is {_nearest(stride, align)}.'
         )
 
 
+def _nearest(value: int, step: int) -> int:
+    """The positive multiple of a step that is nearest to a value."""
+    return max(1, round(value / step)) * step
+
+
 def starts(length: int, chip: int, stride: int, align: int = 1) -> tuple[int, ...]:
-    """First pixels of the windows along one axis.
+    """First pixels of the windows along one axis: 0, stride, 2·stride, …; the last window ends where the scene does.
 
-    Args:
-        length: pixels of the axis.
-        chip: pixels of a window.
-        stride: pixels from one window to the next.
-        align: every window begins at a multiple of it. The last one may then end up to align - 1 pixels outside.
+    So no window is there twice, none is missing, and only a scene smaller than a chip is padded. An aligned last window
+    may end up to ``align`` - 1 pixels outside.
 
-    Returns:
-        Rising; one window, which is padded, for an axis shorter than a chip.
-
-    Raises:
-        ValueError: as for :func:`check_windows`, and for an axis without pixels.
+    Args: as :func:`check_windows`, after the axis's length in pixels.
     """
     check_windows(chip, stride, align)
     if length < 1:
@@ -302,34 +273,108 @@ class Windows(Sequence[tuple[int, int]]):
 
 
 def windows(height: int, width: int, chip: int, stride: int, align: int = 1) -> Windows:
-    """Cover a scene with windows, row by row.
-
-    Args:
-        height: rows of the scene.
-        width: columns of the scene.
-        chip: as for :func:`starts`, like stride and align.
-        stride: pixels from one window to the next.
-        align: windows begin at multiples of it.
-
-    Raises:
-        ValueError: as for :func:`starts`.
-    """
+    """Cover a scene with windows, row by row, each axis as :func:`starts`."""
     return Windows(starts(height, chip, stride, align), starts(width, chip, stride, align))
 
 
 def owned(first: Sequence[int], chip: int, align: int = 1) -> tuple[tuple[int, int], ...]:
-    """Divide an axis among overlapping windows: cut in the middle of each overlap.
+    """Divide an axis among overlapping windows: cut in the middle of each overlap, at multiples of ``align``.
 
     Args:
-        first: first pixels of the windows, of :func:`starts` with the same ``align``.
+        first: first pixels of the windows, of :func:`starts`.
         chip: pixels of a window.
-        align: the parts begin and end at multiples of it.
+        align: as for :func:`starts`.
 
     Returns:
         First pixel and the one after the last, of each window; together they cover the axis once.
     """
     cuts = [(left + chip + right) // (2 * align) * align for left, right in pairwise(first)]
     return tuple(zip([first[0], *cuts], [*cuts, first[-1] + chip], strict=True))
+
+
+def read_window(
+    dataset: DatasetReader, scene: Scene, row: int, col: int, height: int, width: int
+) -> tuple[Pixels, Valid]:
+    """Read a window of a scene in its own grid; what lies outside of the scene is padded with invalid pixels.
+
+    Returns:
+        Pixels (C, H, W), float32 if the scene's calibration changes them, else in the file's dtype; 0 in all bands
+        where they are not valid, so that no fill value or NaN travels on. And valid (1, H, W), bool.
+
+    Raises:
+        SceneError: if the file is not readable there.
+        ValueError: for a height or width that is not positive.
+    """
+    pixels, valid = _read_raw(dataset, scene, row, col, height, width)
+    return scene.calibration(pixels, valid), valid
+
+
+def _read_raw(
+    dataset: DatasetReader, scene: Scene, row: int, col: int, height: int, width: int
+) -> tuple[Pixels, Valid]:
+    """Read a window, padded where it leaves the scene, in the file's dtype."""
+    if height < 1 or width < 1:
+        raise ValueError(f'Expected a window of at least 1 x 1 pixels, got {height} x {width}.')
+    top, left = max(row, 0), max(col, 0)
+    bottom, right = min(row + height, scene.height), min(col + width, scene.width)
+    if bottom <= top or right <= left:
+        return np.zeros((len(scene.band_indexes), height, width), scene.dtype), np.zeros((1, height, width), bool)
+    window = Window(left, top, right - left, bottom - top)
+    try:
+        pixels, valid = scene.validity.read(
+            dataset, scene.band_indexes, window, (bottom - top, right - left), scene.dtype
+        )
+    except RasterioIOError as error:
+        raise SceneError(f'{printable(scene.path)}: {unreadable(window, error)}') from error
+    except SceneError as error:
+        raise SceneError(f'{printable(scene.path)}: {error}') from error
+    if valid.shape[1:] == (height, width):
+        return pixels, valid
+    margins = ((0, 0), (top - row, row + height - bottom), (left - col, col + width - right))
+    return np.pad(pixels, margins), np.pad(valid, margins)
+
+
+def read_window_on_grid(
+    dataset: DatasetReader, scene: Scene, crs: CRS, transform: Affine, height: int, width: int
+) -> tuple[Pixels, Valid]:
+    """Read a scene, which must have a CRS, onto another grid, bilinearly, as TorchGeo does.
+
+    Args:
+        dataset: the scene's file, open.
+        scene: the scene.
+        crs: of the grid.
+        transform: from the grid's (column, row) to its CRS.
+        height: rows of the grid.
+        width: columns of the grid.
+
+    Returns:
+        As :func:`read_window`, in float32. A pixel that takes part of its value from an invalid one takes it from the
+        valid ones only.
+    """
+    assert scene.crs is not None
+    bounds = transform_bounds(crs.to_wkt(), scene.crs.to_wkt(), *array_bounds(height, width, transform), densify_pts=21)
+    corners = [apply(~scene.transform, x, y) for x in bounds[::2] for y in bounds[1::2]]
+    warped = np.full((len(scene.band_indexes), height, width), np.nan, np.float32)
+    if np.isfinite(corners).all():  # else the grid lies where the scene's CRS is not defined
+        cols, rows = zip(*corners, strict=True)
+        # one pixel more on each side for the bilinear kernel, and one for rounding
+        row, col = max(int(min(rows)) - 2, 0), max(int(min(cols)) - 2, 0)
+        size = min(int(max(rows)) + 3, scene.height) - row, min(int(max(cols)) + 3, scene.width) - col
+        if min(size) > 0:
+            pixels, valid = _read_raw(dataset, scene, row, col, *size)
+            reproject(
+                np.where(valid, pixels, np.nan).astype(np.float32),
+                warped,
+                src_transform=shifted(scene.transform, row, col),
+                src_crs=scene.crs.to_wkt(),
+                src_nodata=np.nan,
+                dst_transform=transform,
+                dst_crs=crs.to_wkt(),
+                dst_nodata=np.nan,
+                resampling=Resampling.bilinear,
+            )
+    valid = np.isfinite(warped).all(axis=0)[None]
+    return scene.calibration(np.where(valid, warped, np.float32(0)), valid), valid
 
 
 class SensorRaster(GeoDataset):
@@ -345,14 +390,13 @@ class SensorRaster(GeoDataset):
     Args:
         paths: files and folders of any raster format, or scenes of :func:`scan_scene`, which the options below made.
         sensor: name of a sensor, a YAML file, or a sensor.
-        bands: names or aliases of the bands wanted, in the order wanted; None for all of the sensor's.
-        scale: factor on every pixel, such as 10000 for reflectance from 0 to 1; None, with ``offset`` None, to follow
-            each file's own scale, product and processing baseline.
-        offset: added after it, such as -1000 for Sentinel-2 since processing baseline 04.00.
-        to_db: whether pixels are linear power to be turned into 10·log10(power).
-        nodata: value that stands for no data where all bands have it; None to ask each file, NaN for no such value.
-        gsd: meters per pixel of all scenes; None to measure each patch. Needed where there is no CRS.
-        time: seconds UTC or a date as text for all scenes; None to look at tags and names.
+        bands: as :func:`scan_scene`, like scale, offset, to_db, nodata, gsd and time, for all scenes.
+        scale: factor on every pixel.
+        offset: added after it.
+        to_db: whether pixels are linear power.
+        nodata: value that stands for no data.
+        gsd: meters per pixel; needed where there is no CRS.
+        time: seconds UTC or a date as text.
         transforms: called on each sample of ``__getitem__`` (not of :meth:`patch`).
         cache: whether files stay open (at most 64 per worker).
         crs: of the dataset's index; None for the first scene's.
@@ -376,7 +420,7 @@ class SensorRaster(GeoDataset):
         scale: float | None = None,
         offset: float | None = None,
         to_db: bool = False,
-        nodata: float | None = None,
+        nodata: float | Literal['nan'] | None = None,
         gsd: float | None = None,
         time: float | str | None = None,
         transforms: Callable[[Sample], Sample] | None = None,
@@ -424,16 +468,6 @@ class SensorRaster(GeoDataset):
         """Return the union; where both have pixels the first valid one counts."""
         return UnionDataset(self, other, collate_fn=overlay_samples)
 
-    def _read(self, scene: Scene, reader: Callable[..., tuple[Pixels, Valid]], *where: Any) -> tuple[Pixels, Valid]:
-        """Read from a scene's file, kept open or not."""
-        if scene.version is not None and file_version(scene.path) != scene.version:
-            happened = 'has changed' if os.path.exists(scene.path) else 'has vanished'
-            raise SceneError(f'{printable(scene.path)}: the file {happened} since it was looked at.')
-        if self.cache:
-            return reader(self._handles(scene.path), scene, *where)
-        with open_raster(scene.path) as dataset:
-            return reader(dataset, scene, *where)
-
     def close(self) -> None:
         """Close the files of this process; they are opened again when read."""
         self._handles.close()
@@ -454,13 +488,27 @@ class SensorRaster(GeoDataset):
             SceneError: if the file is not readable there, has changed or has vanished.
             ValueError: for a size that is not positive.
         """
-        where = self.scenes[scene]
-        window = (row, col, *size)
-        pixels, valid = self._read(where, read_window, *window)
-        return self._sample(pixels, valid, where.gsd(*window), *where.place(*window), where.time)
+        where, window = self.scenes[scene], (row, col, *size)
+        return self._sample(where, read_window, window, where.gsd(*window), *where.place(*window))
 
-    def _sample(self, pixels: Pixels, valid: Valid, gsd: float, lat: float, lon: float, time: float) -> Sample:
-        """Make a sample of the batch contract."""
+    def _sample(
+        self,
+        scene: Scene,
+        reader: Callable[..., tuple[Pixels, Valid]],
+        window: tuple[Any, ...],
+        gsd: float,
+        lat: float,
+        lon: float,
+    ) -> Sample:
+        """Read a window of a scene's file, kept open or not, as a sample of the batch contract."""
+        if scene.version is not None and file_version(scene.path) != scene.version:
+            happened = 'has changed' if os.path.exists(scene.path) else 'has vanished'
+            raise SceneError(f'{printable(scene.path)}: the file {happened} since it was looked at.')
+        if self.cache:
+            pixels, valid = reader(self._handles(scene.path), scene, *window)
+        else:
+            with open_raster(scene.path) as dataset:
+                pixels, valid = reader(dataset, scene, *window)
         return {
             'image': torch.from_numpy(pixels),
             'valid': torch.from_numpy(valid),
@@ -468,7 +516,7 @@ class SensorRaster(GeoDataset):
             'res': torch.tensor(gsd, dtype=torch.float32),
             'lat': torch.tensor(lat, dtype=torch.float64),
             'lon': torch.tensor(lon, dtype=torch.float64),
-            'time': torch.tensor(time, dtype=torch.float64),
+            'time': torch.tensor(scene.time, dtype=torch.float64),
         }
 
     def __getitem__(self, index: GeoSlice) -> Sample:
@@ -489,10 +537,15 @@ class SensorRaster(GeoDataset):
             SceneError: as :meth:`patch`.
         """
         x, y, t = self._disambiguate_slice(index)
-        transform, height, width, outline = _grid_of(x, y)
+        transform, height, width = _grid_of(x, y)
+        outline = shapely.box(x.start, y.start, x.stop, y.stop)
+        near = sorted(self.index.sindex.query(outline, predicate='intersects'))
         times = cast(pd.IntervalIndex, self.index.index)
         when = (times.left <= t.stop) & (times.right >= t.start)
-        found = [self.scenes[i] for i in _scenes_at(self.index, outline) if when[i]][:: t.step]
+        # sharing area counts, touching does not
+        found = [self.scenes[i] for i in near if when[i] and not self.index.geometry.iloc[i].touches(outline)][
+            :: t.step
+        ]
         if not found:
             raise IndexError(f'index: {index} not found in dataset with bounds: {self.bounds}')
         sample = overlay_samples(self._on_grid(scene, transform, height, width) for scene in found)
@@ -502,16 +555,14 @@ class SensorRaster(GeoDataset):
 
     def _on_grid(self, scene: Scene, transform: Affine, height: int, width: int) -> Sample:
         """Read a scene on a grid of the dataset's CRS."""
-        crs = self.crs
-        window = _window_on_grid(scene, crs, transform, height, width)
+        grid = (self.crs, transform, height, width)
+        window = _window_on_grid(scene, *grid)
+        place = window_center(self.crs, transform, 0, 0, height, width)
         if window is not None:
-            pixels, valid = self._read(scene, read_window, *window)
-            gsd = scene.gsd(*window)
+            sample = self._sample(scene, read_window, window, scene.gsd(*window), *place)
         else:
-            pixels, valid = self._read(scene, read_window_on_grid, crs, transform, height, width)
-            gsd = window_gsd(crs, transform, 0, 0, height, width)
-        place = window_center(crs, transform, 0, 0, height, width)
-        sample = self._sample(pixels, valid, gsd, *place, scene.time)
+            gsd = window_gsd(self.crs, transform, 0, 0, height, width)
+            sample = self._sample(scene, read_window_on_grid, grid, gsd, *place)
         sample['image'] = sample['image'].float()
         return sample
 

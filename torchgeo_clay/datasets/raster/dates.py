@@ -54,8 +54,8 @@ UNKNOWN = Acquisition()
 
 
 def _moment(when: datetime, has_hour: bool) -> Acquisition:
-    """An acquisition at a date; without a zone it is UTC, without an hour noon."""
-    start = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+    """An acquisition at a date with a zone; without an hour it is noon."""
+    start = when.timestamp()
     if has_hour:
         return Acquisition(start, start, start + 1 - 1e-6)
     return Acquisition(start + _DAY / 2, start, start + _DAY - 1e-6, has_hour=False)
@@ -79,14 +79,11 @@ _STAMP = re.compile(r'(\d{4})(-?)(\d{2})\2(\d{2})(?:[T _]?(\d{2}:?\d{2}[\d:.]*)\
 
 
 def parse_time(text: str) -> Acquisition:
-    """Parse a tag's text.
+    """Parse a tag's text; anything else than the following, such as a year alone, has no time.
 
     Args:
         text: a date, a date with a time (UTC unless a zone is given) in ISO 8601 or the notations of EXIF and of
             14 digits, or an interval of two of them, separated by ``/`` or ``;``.
-
-    Returns:
-        The acquisition. Anything else, such as a year alone, has no time.
     """
     text = _SLASHED.sub(r'\1-\3-\4', text.strip().upper())
     parts = re.split('[/;]', text)
@@ -95,9 +92,9 @@ def parse_time(text: str) -> Acquisition:
     match = _STAMP.fullmatch(text)
     if match is None or int(match[1]) not in _TAG_YEARS:
         return UNKNOWN
-    clock, zone = match[5], (match[6] or 'Z').replace('UTC', 'Z')
+    year, _, month, day, clock, zone = match.groups()
     try:
-        when = datetime.fromisoformat(f'{match[1]}-{match[3]}-{match[4]}' + (f'T{clock}{zone}' if clock else ''))
+        when = datetime.fromisoformat(f'{year}-{month}-{day}T{clock or "00"}{(zone or "Z").replace("UTC", "Z")}')
     except ValueError:
         return UNKNOWN
     if when.replace(tzinfo=UTC).timestamp() == 0:  # what writers put for no date
@@ -107,16 +104,9 @@ def parse_time(text: str) -> Acquisition:
 
 # Tags of the acquisition, as this project's data, STAC exports, cameras, ESA, USGS and NASA write them.
 _MOMENTS = (
-    'DATETIME',
-    'ACQUISITION_DATETIME',
-    'ACQUISITION_TIME',
-    'ACQUISITIONDATETIME',
-    'ACQUISITION_DATE',
-    'ACQUISITIONDATE',
-    'SENSING_TIME',
-    'DATATAKE_1_DATATAKE_SENSING_START',
-    'EXIF_DATETIMEORIGINAL',
-)
+    'DATETIME', 'ACQUISITION_DATETIME', 'ACQUISITION_TIME', 'ACQUISITIONDATETIME', 'ACQUISITION_DATE',
+    'ACQUISITIONDATE', 'SENSING_TIME', 'DATATAKE_1_DATATAKE_SENSING_START', 'EXIF_DATETIMEORIGINAL',
+)  # fmt: skip
 # Start and the possible names of the end.
 _INTERVALS = (
     ('START_DATETIME', ('END_DATETIME',)),
@@ -140,15 +130,9 @@ def _candidates(tags: Mapping[str, str]) -> Iterator[Acquisition]:
 
 
 def from_tags(tags: Mapping[str, str]) -> Acquisition:
-    """An acquisition from a raster's tags, compared without regard to case.
+    """Find an acquisition in a raster's tags, in any case; it has a start but no time if they give a longer interval.
 
     ``TIFFTAG_DATETIME`` is when the file was written (Sentinel-1, NAIP), so it is ignored.
-
-    Args:
-        tags: the raster's tags.
-
-    Returns:
-        The acquisition; one with a ``start`` but no ``time`` if the tags give an interval longer than a month.
     """
     folded = {name.upper(): value for name, value in tags.items()}
     return next((a for a in _candidates(folded) if math.isfinite(a.start)), UNKNOWN)
@@ -188,8 +172,9 @@ def _matched(match: re.Match[str]) -> Acquisition:
     if parts['y'] not in _YEARS:
         return UNKNOWN
     try:
-        date = datetime(parts['y'], parts.get('m', 1), parts.get('d', 1)) + timedelta(days=parts.get('j', 1) - 1)
-        date = date.replace(hour=parts.get('H', 0), minute=parts.get('M', 0), second=parts.get('S', 0))
+        clock = (parts.get(unit, 0) for unit in 'HMS')
+        date = datetime(parts['y'], parts.get('m', 1), parts.get('d', 1), *clock, tzinfo=UTC)
+        date += timedelta(days=parts.get('j', 1) - 1)
     except ValueError:
         return UNKNOWN
     return _moment(date, has_hour='H' in parts) if date.year == parts['y'] else UNKNOWN
@@ -213,16 +198,10 @@ def _from_text(name: str) -> Acquisition:
 
 
 def from_name(path: str | os.PathLike[str]) -> Acquisition:
-    """An acquisition from a file name, else from the name of the product's folder, such as a SAFE.
+    """Find an acquisition in a file name, else in the name of the product's folder, such as a SAFE.
 
     The first plausible date counts, as products name that of processing after it. Two dates side by side are an
     interval, in products such as Landsat's acquisition and processing.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The acquisition; one with a ``start`` but no ``time`` for an interval longer than a month.
     """
     name, *folders = reversed(PurePath(path).parts or ('',))
     names = [name, *(folder for folder in folders if _PRODUCT.match(folder))]
@@ -230,13 +209,7 @@ def from_name(path: str | os.PathLike[str]) -> Acquisition:
 
 
 def acquisition(tags: Mapping[str, str], path: str | os.PathLike[str]) -> tuple[Acquisition, str]:
-    """When a scene was acquired: from its tags, else from its name.
-
-    The name adds the hour if the tags give that day alone.
-
-    Args:
-        tags: the raster's tags.
-        path: the file.
+    """Find when a scene was acquired: from its tags, else from its name, which adds the hour if the tags lack it.
 
     Returns:
         The acquisition, and what to report if tags and name disagree by more than a day, else an empty string.

@@ -18,19 +18,9 @@ from torchgeo_clay.sensors import SENSORS, Sensor
 from torchgeo_clay.sensors.sensor import fold
 
 __all__ = (
-    'FAR',
-    'BandMatch',
-    'FileBand',
-    'boa_offset',
-    'file_bands',
-    'hls',
-    'match_bands',
-    'processing_baseline',
-    'product_remark',
-    'reflectance_tags',
-    'sensor_of',
-    'tm_band_names',
-)
+    'FAR', 'BandMatch', 'FileBand', 'boa_offset', 'file_bands', 'hls', 'match_bands', 'processing_baseline',
+    'product_remark', 'reflectance_tags', 'sensor_of', 'tm_band_names',
+)  # fmt: skip
 
 Tags = Mapping[str, str]
 
@@ -53,15 +43,7 @@ def _product_text(tags: Tags, path: str | os.PathLike[str]) -> tuple[str, str]:
 
 
 def hls(tags: Tags, path: str | os.PathLike[str]) -> str | None:
-    """Recognize Harmonized Landsat Sentinel-2.
-
-    Args:
-        tags: the raster's tags.
-        path: the file.
-
-    Returns:
-        ``S30`` for Sentinel-2's part, ``L30`` for Landsat's, None for any other product.
-    """
+    """Recognize Harmonized Landsat Sentinel-2: ``S30`` is Sentinel-2's part, ``L30`` Landsat's; else None."""
     tagged, name = _product_text(tags, path)
     match = re.search(r'HLS[-_. ]?(?:FMASK[-_. ])?([SL]30)', name) or re.search(r'HLS[-_. ]?([SL]30)', tagged)
     if match is not None:
@@ -77,11 +59,6 @@ def tm_band_names(
     """Replace the band numbers of Landsat 4, 5 and 7 by the names of the bands; others stay.
 
     Those of MSS (Landsat 1 to 5), which no sensor of Clay's resembles, become names that match nothing.
-
-    Args:
-        descriptions: of the file's bands.
-        tags: the raster's tags.
-        path: the file.
     """
     tagged, name = _product_text(tags, path)
     mss = re.match(r'LM0[1-5]_|LM[1-5]\d{13}', name) or re.search(r'\bMSS\b', tagged)
@@ -99,34 +76,19 @@ def tm_band_names(
 
 
 def processing_baseline(tags: Tags, path: str | os.PathLike[str]) -> float | None:
-    """Read the processing baseline of Sentinel-2: 4.0 for ``04.00`` in a tag or ``_N0400_`` in a name; None if unknown.
-
-    Args:
-        tags: the raster's tags.
-        path: the file.
-    """
+    """Read Sentinel-2's processing baseline: 4.0 for ``04.00`` in a tag or ``_N0400_`` in a name; None if unknown."""
     folded = {key.upper(): str(value) for key, value in tags.items()}
     written = next((v for k, v in folded.items() if k.endswith('PROCESSING_BASELINE')), '')
     match = re.fullmatch(r'\s*N?(\d{1,2})\.?(\d{2}|\d)\s*', written.upper())
     if match is None:
         tagged, name = _product_text(tags, path)
-        match = re.search(r'_N(\d{2})(\d{2})_', f'{name} {tagged}') or re.search(
-            r'S2[A-D]_MSIL[12][AC]_\d{8}T\d{6}_N(\d{2})(\d{2})_',
-            os.fspath(path),  # the name of a folder of SAFE
-        )
+        safe = r'S2[A-D]_MSIL[12][AC]_\d{8}T\d{6}_N(\d{2})(\d{2})_'  # a folder's name
+        match = re.search(r'_N(\d{2})(\d{2})_', f'{name} {tagged}') or re.search(safe, os.fspath(path))
     return None if match is None else float(f'{match[1]}.{match[2]}')
 
 
 def boa_offset(tags: Tags, path: str | os.PathLike[str]) -> tuple[float, str] | None:
-    """Find what has to be added to the digital numbers of Sentinel-2.
-
-    Args:
-        tags: the raster's tags.
-        path: the file.
-
-    Returns:
-        The summand (-1000 since baseline 04.00) and what says so; None if nothing does.
-    """
+    """Find what has to be added to the digital numbers of Sentinel-2 (-1000 since baseline 04.00), and what says so."""
     folded = {key.upper(): str(value) for key, value in tags.items()}
     applied = next((v for k, v in folded.items() if k.endswith('BOA_OFFSET_APPLIED')), '')
     if applied.lower() in ('true', '1', 'yes') or re.search('HARMONI[SZ]ED', ' '.join(_product_text(tags, path))):
@@ -141,11 +103,7 @@ def boa_offset(tags: Tags, path: str | os.PathLike[str]) -> tuple[float, str] | 
 
 
 def reflectance_tags(tags: Tags) -> tuple[float, float] | None:
-    """Read scale and offset (reflectance = DN · scale + offset) from REFLECTANCE_SCALE and REFLECTANCE_OFFSET_DN.
-
-    Args:
-        tags: the raster's tags.
-    """
+    """Read scale and offset (reflectance = DN · scale + offset) from REFLECTANCE_SCALE and REFLECTANCE_OFFSET_DN."""
     scale = _number(tags.get('REFLECTANCE_SCALE', ''))
     if scale is None or scale <= 0:
         return None
@@ -153,7 +111,7 @@ def reflectance_tags(tags: Tags) -> tuple[float, float] | None:
 
 
 def _number(text: str) -> float | None:
-    """A finite number from text, None for anything else."""
+    """A finite number from text; None for anything else."""
     try:
         number = float(text)
     except ValueError:
@@ -227,12 +185,7 @@ class BandMatch:
 
 
 def file_bands(dataset: DatasetReader, path: str | os.PathLike[str]) -> tuple[FileBand, ...]:
-    """What a file says about each of its bands. Landsat TM's and ETM+'s band numbers are replaced by names.
-
-    Args:
-        dataset: the file, open.
-        path: its path.
-    """
+    """Read what a file says about each of its bands. Landsat TM's and ETM+'s band numbers are replaced by names."""
     tags, envi = dataset.tags(), dataset.tags(ns='ENVI')
     names = tm_band_names(dataset.descriptions, tags, path)
     lists = [_micrometers(_wavelength_tag(t)) for t in (tags, envi)]
@@ -240,8 +193,8 @@ def file_bands(dataset: DatasetReader, path: str | os.PathLike[str]) -> tuple[Fi
     found = []
     for i, (name, color) in enumerate(zip(names, dataset.colorinterp, strict=True)):
         imagery, own = dataset.tags(i + 1, ns='IMAGERY'), dataset.tags(i + 1)
-        options = [[imagery.get('CENTRAL_WAVELENGTH_UM', '')], [_wavelength_tag(own)]]
-        known = [_micrometers(text[0]) for text in options] + [x[i : i + 1] for x in lists if len(x) == dataset.count]
+        known = [_micrometers(imagery.get('CENTRAL_WAVELENGTH_UM', '')), _micrometers(_wavelength_tag(own))]
+        known += [x[i : i + 1] for x in lists if len(x) == dataset.count]
         width = _micrometers(imagery.get('FWHM_UM') or own.get('fwhm') or '') or widths[i : i + 1]
         wavelength = next((w[0] for w in known if w), math.nan)
         found.append(FileBand(name or '', wavelength, width[0] if width else math.nan, color.name))
@@ -267,19 +220,11 @@ def match_bands(
     Names decide, then wavelengths. If the file has neither, ``bands`` states its order if there are as many, else its
     color interpretation decides, and for the bands without color the order of the training data.
 
-    Args:
-        sensor: the sensor, with all its bands.
-        file: of :func:`file_bands`.
-        bands: names or aliases of the bands wanted, in the order wanted; None for all of the sensor's.
-        path: the file; its name may say that it is color-infrared.
-
-    Returns:
-        The bands, in the order of ``sensor.select(bands)``.
+    Args: as :func:`~torchgeo_clay.datasets.scan_scene`, and ``file`` of :func:`file_bands`.
 
     Raises:
         SceneError: if not all bands are found, one is found twice, the file contradicts itself or ``bands``, or its
             order cannot be determined.
-        ValueError: if ``bands`` names a band the sensor does not have.
     """
     wanted = sensor.select(bands)
     named = _named(sensor, file)
@@ -288,8 +233,7 @@ def match_bands(
     if any(found.values()):
         _check_found(sensor, wanted, file, found)
         return BandMatch(tuple(found[name][0] for name in wanted.band_names), 'names' if named else 'wavelengths')
-    others = [b.name for b in file if b.name and not b.is_alpha and not _GENERIC.fullmatch(b.name.strip())]
-    if others:
+    if others := [b.name for b in file if b.name and not b.is_alpha and not _GENERIC.fullmatch(b.name.strip())]:
         raise SceneError(
             f'no band matches: the file has {", ".join(others)}; {sensor.name} has '
             f'{", ".join("/".join(b.names) for b in sensor.bands)}. Is it in the right sensor folder? Else describe '
@@ -311,8 +255,7 @@ def _named(sensor: Sensor, file: Sequence[FileBand]) -> dict[str, list[int]]:
         if position is None:
             continue
         known = sensor.bands[position]
-        off = abs(band.wavelength / known.wavelength - 1)
-        if sensor.scale == 'linear' and off > _CONTRADICTION:
+        if sensor.scale == 'linear' and abs(band.wavelength / known.wavelength - 1) > _CONTRADICTION:
             raise SceneError(
                 f'band {i} contradicts itself: its name {band.name!r} is {known.name} of {sensor.name} '
                 f'({known.wavelength:g} µm), its wavelength {band.wavelength:g} µm. Correct one of them.'
@@ -325,9 +268,8 @@ def _by_wavelength(sensor: Sensor, file: Sequence[FileBand], taken: set[int]) ->
     """Band of the sensor → the band of the file nearest to its wavelength, but those taken."""
     nearest: dict[str, list[tuple[float, int]]] = {}
     for i, band in enumerate(file, start=1):
-        if i in taken or sensor.scale != 'linear' or not band.wavelength > 0:
-            continue
-        if band.width > _PANCHROMATIC * band.wavelength:
+        panchromatic = band.width > _PANCHROMATIC * band.wavelength
+        if i in taken or panchromatic or sensor.scale != 'linear' or not band.wavelength > 0:
             continue
         known = min(sensor.bands, key=lambda b: abs(b.wavelength - band.wavelength))
         off = abs(band.wavelength / known.wavelength - 1)
@@ -387,12 +329,13 @@ def _by_order(
             f'too {few} bands: the file has {len(there)} without names{alpha}, {sensor.name} has {len(sensor)} '
             f'({", ".join(sensor.band_names)}). {remedy}'
         )
-    by_color = {band: i for i, band in colors.items()}
-    rest = iter(i for i in there if i not in colors)
-    found = {band: by_color[band] if band in by_color else next(rest) for band in sensor.band_names}
-    certain = len(colors) == len(sensor)
-    if COLOR_INFRARED.search(name) or (sensor.name in _OTHER_ORDER and not certain):
-        why = 'its name says color-infrared' if COLOR_INFRARED.search(name) else f'{sensor.name} usually has blue first'
+    found = {band: i for i, band in colors.items()}
+    others = [band for band in sensor.band_names if band not in found]
+    found |= zip(others, (i for i in there if i not in colors), strict=True)
+    certain = not others
+    infrared = COLOR_INFRARED.search(name)
+    if infrared or (sensor.name in _OTHER_ORDER and not certain):
+        why = 'its name says color-infrared' if infrared else f'{sensor.name} usually has blue first'
         raise SceneError(f'the order of its bands cannot be determined: it does not name them, and {why}. {remedy}')
     return BandMatch(tuple(found[band] for band in wanted.band_names), 'colors' if certain else 'order')
 
@@ -431,10 +374,6 @@ def sensor_of(dataset: DatasetReader, path: str | os.PathLike[str]) -> tuple[Sen
     a product; else the names or wavelengths of its bands, if they fit one sensor alone and the GSD is not far from it.
     A photograph of red, green, blue and alpha, as drones take, is read as ``linz``, with a remark.
 
-    Args:
-        dataset: the file, open.
-        path: its path.
-
     Returns:
         One of :data:`torchgeo_clay.sensors.SENSORS`, and what the user should check; empty for nothing.
 
@@ -451,7 +390,14 @@ def sensor_of(dataset: DatasetReader, path: str | os.PathLike[str]) -> tuple[Sen
     if len(candidates) == 1:
         return candidates[0], ''
     if not candidates and named is not None and len(named) == 1:
-        return _incomplete(next(iter(named)), file), ''
+        (sensor,) = named
+        try:
+            match_bands(sensor, file)  # by color or order, or else it says what is missing
+        except SceneError as error:
+            raise SceneError(
+                f'it is of {sensor.name}, but {error} With bands= give sensor={sensor.name!r} too.'
+            ) from error
+        return sensor, ''
     if named is None and _is_photograph(dataset, path, file):
         return SENSORS['linz'], (
             'nothing names its sensor: an image of 8-bit red, green, blue and alpha is taken as linz; give sensor= if '
@@ -497,14 +443,7 @@ def _best(candidates: Sequence[Sensor], file: Sequence[FileBand]) -> list[Sensor
 def product_remark(
     sensor: Sensor, tags: Mapping[str, str], path: str | os.PathLike[str], file: Sequence[FileBand]
 ) -> str:
-    """What to report of tags or a name that speak of another product than the sensor's; empty if none do.
-
-    Args:
-        sensor: the sensor, with all its bands.
-        tags: the raster's tags.
-        path: the file.
-        file: its bands.
-    """
+    """Say that tags or a name speak of another product than the sensor's; empty if none do."""
     named, others = _product(tags, path, file)
     if sensor.name in others:
         return f'its tags or name say {others[sensor.name]!r}, which the data of {sensor.name} are not'
@@ -550,12 +489,3 @@ def _is_far(dataset: DatasetReader, sensor: Sensor) -> bool:
     crs, transform, _ = georeferencing(dataset)
     gsd = window_gsd(crs, transform, 0, 0, dataset.height, dataset.width)
     return gsd > FAR * sensor.gsd or gsd < sensor.gsd / FAR
-
-
-def _incomplete(sensor: Sensor, file: Sequence[FileBand]) -> Sensor:
-    """Raise for the bands that a file of a sensor lacks; the sensor if they are found by color or order."""
-    try:
-        match_bands(sensor, file)
-    except SceneError as error:
-        raise SceneError(f'it is of {sensor.name}, but {error} With bands= give sensor={sensor.name!r} too.') from error
-    return sensor

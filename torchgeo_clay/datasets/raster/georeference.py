@@ -26,15 +26,8 @@ from shapely import MultiPolygon, Polygon, box, union_all
 from shapely.affinity import translate
 
 __all__ = (
-    'apply',
-    'footprint',
-    'footprint_wgs84',
-    'georeferencing',
-    'lon_lat',
-    'shifted',
-    'window_center',
-    'window_gsd',
-)
+    'apply', 'footprint', 'footprint_wgs84', 'georeferencing', 'lon_lat', 'shifted', 'window_center', 'window_gsd',
+)  # fmt: skip
 
 _WGS84 = Geod(ellps='WGS84')
 
@@ -51,9 +44,6 @@ def _crs(text: str) -> CRS:
 
 def georeferencing(dataset: DatasetReader) -> tuple[CRS | None, Affine, str]:
     """CRS and affine of a raster, from its ground control points if it has no affine of its own.
-
-    Args:
-        dataset: an open raster.
 
     Returns:
         The CRS; None if the raster has none, or none that leads to a place on Earth. The affine from pixels to it. And
@@ -148,42 +138,18 @@ def _kind(text: str) -> tuple[bool, bool, float]:
 
 
 def apply(transform: Affine, x: float, y: float) -> tuple[float, float]:
-    """The affine of (column, row), by hand, as affine 2 and 3 spell the product differently.
-
-    Args:
-        transform: from (column, row) to the CRS.
-        x: column, counted from the left edge.
-        y: row, counted from the upper edge.
-
-    Returns:
-        Easting and northing, or longitude and latitude.
-    """
+    """Map (column, row) to the CRS, by hand, as affine 2 and 3 spell the product differently."""
     return transform.a * x + transform.b * y + transform.c, transform.d * x + transform.e * y + transform.f
 
 
 def shifted(transform: Affine, row: float, col: float) -> Affine:
-    """The affine of a window that begins at a row and a column.
-
-    Args:
-        transform: from (column, row) of the raster to the CRS.
-        row: first row of the window.
-        col: first column of the window.
-    """
+    """Return the affine of a window that begins at a row and a column."""
     x, y = apply(transform, col, row)
     return Affine(transform.a, transform.b, x, transform.d, transform.e, y)
 
 
 def lon_lat(crs: CRS | None, x: float, y: float) -> tuple[float, float]:
-    """Longitude and latitude of a place in a CRS.
-
-    Args:
-        crs: the CRS; None for unknown.
-        x: easting or longitude, in the CRS's unit.
-        y: northing or latitude, in the CRS's unit.
-
-    Returns:
-        Degrees east (-180 to 180) and north, WGS84; NaN where there is no CRS, or no way from it to WGS84.
-    """
+    """Longitude (-180 to 180) and latitude, degrees WGS84, of a place in a CRS; NaN where there is no way to WGS84."""
     transformer = None if crs is None else _to_wgs84(crs.srs)
     if transformer is None:
         return math.nan, math.nan
@@ -261,17 +227,9 @@ _AT_POLE = 1e-9
 
 
 def footprint(transform: Affine, row: float, col: float, height: float, width: float) -> Polygon:
-    """A window's outline in the scene's own CRS, whose corners are rasterio's.
+    """A window's outline in the scene's own CRS: rasterio's corners, from the upper left by way of the lower left one.
 
-    Args:
-        transform: from (column, row) to the CRS.
-        row: first row of the window.
-        col: first column of the window.
-        height: rows of the window.
-        width: columns of the window.
-
-    Returns:
-        A polygon of four corners, from the upper left one on by way of the lower left one.
+    Args: as :func:`window_center`.
     """
     return Polygon([apply(transform, x, y) for x, y in _corners(row, col, height, width)])
 
@@ -284,7 +242,7 @@ def footprint_wgs84(
     Straight edges of a projection are not straight in degrees: points are added along them where they would be off by
     more than a twentieth of a pixel.
 
-    Args: as :func:`torchgeo_clay.datasets.raster.georeference.window_center`.
+    Args: as :func:`window_center`.
 
     Returns:
         A polygon in degrees WGS84; two or more if the window crosses the antimeridian; an empty one if the place is
@@ -342,30 +300,28 @@ def _unwrapped(points: list[Point]) -> Ring:
     At a pole every longitude is the same place, so a point there becomes two, with the longitudes before and after it.
     """
     on_pole = [abs(lat) > 90 - _AT_POLE for _, lat in points]
-    if not any(on_pole):
-        return _continued(np.array([*points, points[0]]))
-    start = next(i for i in range(len(points)) if on_pole[i - 1] and not on_pole[i])
-    points, on_pole = points[start:] + points[:start], on_pole[start:] + on_pole[:start]
-    pole = math.copysign(90, points[-1][1])
-    ring: list[Point] = []
-    for i, (lon, lat) in enumerate(points):
-        if not on_pole[i]:
-            ring.append((lon, lat))
-        elif not on_pole[i - 1]:
-            after = next(points[j % len(points)][0] for j in range(i, 2 * len(points)) if not on_pole[j % len(points)])
-            ring += [(points[i - 1][0], pole), (after, pole)]
-    closed = np.array([*ring, ring[0]])
-    found = _continued(closed)
-    if abs(found[-1, 0] - found[0, 0]) > 180:  # half a turn at the pole, taken to the wrong side
-        jump = int(np.argmax(np.abs(np.diff(found[:, 0])))) + 1
-        found[jump:, 0] -= found[-1, 0] - found[0, 0]
-    return found
-
-
-def _continued(ring: Ring) -> Ring:
-    """An outline without jumps of 360° in longitude."""
+    if any(on_pole):
+        start = next(i for i in range(len(points)) if on_pole[i - 1] and not on_pole[i])
+        points = _doubled_at_pole(points[start:] + points[:start], on_pole[start:] + on_pole[:start])
+    ring = np.array([*points, points[0]])
     ring[:, 0] = np.unwrap(ring[:, 0], period=360)
+    turn = ring[-1, 0] - ring[0, 0]
+    if any(on_pole) and abs(turn) > 180:  # half a turn at the pole, taken to the wrong side
+        ring[int(np.argmax(np.abs(np.diff(ring[:, 0])))) + 1 :, 0] -= turn
     return ring
+
+
+def _doubled_at_pole(points: list[Point], on_pole: list[bool]) -> list[Point]:
+    """An outline that begins beside a pole, with two points in place of each run of points on it."""
+    pole = math.copysign(90, points[-1][1])
+    doubled: list[Point] = []
+    for i, point in enumerate(points):
+        if not on_pole[i]:
+            doubled.append(point)
+        elif not on_pole[i - 1]:
+            after = next((p for p, at_pole in zip(points[i:], on_pole[i:], strict=True) if not at_pole), points[0])
+            doubled += [(points[i - 1][0], pole), (after[0], pole)]
+    return doubled
 
 
 def _cut_at_antimeridian(ring: Ring) -> Polygon | MultiPolygon:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from pyproj import CRS
@@ -19,7 +19,7 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from torchgeo_clay.conditioning import check_gsd
-from torchgeo_clay.datasets.raster.calibration import RAW, Calibration, Declared, calibrate, check_numbers
+from torchgeo_clay.datasets.raster.calibration import RAW, Calibration, calibrate, check_numbers
 from torchgeo_clay.datasets.raster.dates import UNKNOWN, Acquisition, acquisition, parse_time
 from torchgeo_clay.datasets.raster.detection import (
     FAR,
@@ -37,14 +37,8 @@ from torchgeo_clay.sensors import Sensor
 from torchgeo_clay.sensors.plausibility import check_to_db
 
 __all__ = (
-    'Scene',
-    'file_version',
-    'list_skipped',
-    'log_assumptions',
-    'nothing_left',
-    'scan_scene',
-    'scan_scenes',
-)
+    'Scene', 'file_version', 'list_skipped', 'log_assumptions', 'nothing_left', 'scan_scene', 'scan_scenes',
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,44 +85,24 @@ class Scene:
         return self.acquired.time
 
     def inside(self, row: float, col: float, height: float, width: float) -> tuple[float, float, float, float]:
-        """The part of a window that lies in the scene, as row, column, height and width.
-
-        Args:
-            row: first row of the window.
-            col: first column of the window.
-            height: rows of the window.
-            width: columns of the window.
-
-        Returns:
-            The part; the window itself if no pixel of it is in the scene.
-        """
+        """Return the part of a window (row, column, height, width) in the scene; the window if no pixel of it is."""
         top, left = max(row, 0), max(col, 0)
         bottom, right = min(row + height, self.height), min(col + width, self.width)
         return (top, left, bottom - top, right - left) if bottom > top and right > left else (row, col, height, width)
 
     def place(self, row: float, col: float, height: float, width: float) -> tuple[float, float]:
-        """Latitude and longitude of the center of a window's part in the scene, degrees WGS84; NaN for unknown.
-
-        Args: as :meth:`inside`.
-        """
+        """Latitude and longitude of the center of a window's part in the scene, degrees WGS84; NaN for unknown."""
         return window_center(self.crs, self.transform, *self.inside(row, col, height, width))
 
     def gsd(self, row: float, col: float, height: float, width: float) -> float:
-        """Ground sampling distance of a window's part in the scene: meters per pixel, as :func:`window_gsd`.
-
-        Args: as :meth:`inside`.
-        """
+        """Ground sampling distance of a window's part in the scene: meters per pixel, as :func:`window_gsd`."""
         if self.fixed_gsd is not None:
             return self.fixed_gsd
         return window_gsd(self.crs, self.transform, *self.inside(row, col, height, width))
 
 
 def file_version(path: str) -> tuple[int, int] | None:
-    """Size in bytes and time of change (ns) of a local file; None for others, and for a file that is gone.
-
-    Args:
-        path: the file.
-    """
+    """Size in bytes and time of change (ns) of a local file; None for others, and for a file that is gone."""
     try:
         found = os.stat(path)
     except OSError:
@@ -144,7 +118,7 @@ def scan_scene(
     scale: float | None = None,
     offset: float | None = None,
     to_db: bool = False,
-    nodata: float | None = None,
+    nodata: float | Literal['nan'] | None = None,
     gsd: float | None = None,
     time: float | str | None = None,
 ) -> Scene:
@@ -163,9 +137,6 @@ def scan_scene(
         gsd: meters per pixel, for a file without CRS; None to measure it.
         time: seconds since 1970-01-01 UTC or a date as text; None to look at the tags and the name.
 
-    Returns:
-        The scene.
-
     Raises:
         SceneError: if the file can't be used; the message begins with its path.
         ValueError: for arguments that are wrong for every file.
@@ -176,15 +147,15 @@ def scan_scene(
     if gsd is not None:
         check_gsd(gsd)
     check_numbers(scale=scale, offset=offset)
+    fill = None if nodata is None else float(nodata)
     values, acquired = {'scale': scale, 'offset': offset, 'to_db': to_db}, _given_time(time)
     name = os.fspath(path)
     version = file_version(name)
     with open_raster(name) as dataset:
         try:
             found, remark = (sensor, '') if sensor is not None else sensor_of(dataset, name)
-            scene = _scan(dataset, name, found, bands, nodata, values, gsd, acquired)
-            remarks = (remark, *scene.remarks) if remark else scene.remarks
-            return replace(scene, version=version, remarks=remarks)
+            scene = _scan(dataset, name, found, bands, fill, values, gsd, acquired)
+            return replace(scene, version=version, remarks=(*filter(None, [remark]), *scene.remarks))
         except UnicodeError as error:
             raise SceneError(f'{printable(name)}: its tags or band names are not UTF-8 ({error}).') from error
         except (ValueError, RasterioError) as error:  # SceneError, and an option that does not fit the detected sensor
@@ -193,14 +164,12 @@ def scan_scene(
 
 def _given_time(time: float | str | None) -> Acquisition | None:
     """The acquisition a user gives."""
-    if time is None:
-        return None
-    if isinstance(time, str):
-        acquired = parse_time(time)
-        if not acquired.known:
-            raise ValueError(f"time: expected a date such as '2020-04-15' or '2020-04-15T09:30:00Z', got {time!r}.")
-        return acquired
-    return Acquisition(float(time), float(time), float(time))
+    if time is None or not isinstance(time, str):
+        return None if time is None else Acquisition(float(time), float(time), float(time))
+    acquired = parse_time(time)
+    if not acquired.known:
+        raise ValueError(f"time: expected a date such as '2020-04-15' or '2020-04-15T09:30:00Z', got {time!r}.")
+    return acquired
 
 
 def _scan(
@@ -231,7 +200,8 @@ def _scan(
     owned = {*match.indexes, *(i for i, band in enumerate(file, start=1) if sensor.find(band.name) is not None)}
     alpha = tuple(i for i, band in enumerate(file, start=1) if band.is_alpha and i not in owned)
     validity = read_validity(dataset, selected, match.indexes, sorted(owned), alpha, nodata)
-    calibration, doubts = _calibrated(dataset, path, selected, match.indexes, validity, values)
+    sample = read_sample(dataset, match.indexes, validity, dtype)
+    calibration, doubts = calibrate(dataset, path, match.indexes, selected, sample, **values)
     when, disagreement = acquisition(dataset.tags(), path)
     scene = Scene(
         path=path,
@@ -248,14 +218,14 @@ def _scan(
         calibration=calibration,
         left_out=tuple(b.name or f'band {i}' for i, b in enumerate(file, start=1) if i not in match.indexes),
     )
-    product = product_remark(sensor, dataset.tags(), path, file)
     remarks = (
         _order(match, selected, file),
         unplaced,
         '' if acquired else disagreement,
-        product,
+        product_remark(sensor, dataset.tags(), path, file),
         _far_gsd(scene),
         *doubts,
+        '' if validity.given else undeclared_fill(sample[0], selected),
     )
     return replace(scene, remarks=tuple(filter(None, remarks)))
 
@@ -293,23 +263,6 @@ def _far_gsd(scene: Scene) -> str:
     return f"its pixels measure {gsd:.3g} m, far from {scene.sensor.name}'s {usual:g} m; is it this sensor?"
 
 
-def _calibrated(
-    dataset: DatasetReader,
-    path: str,
-    sensor: Sensor,
-    indexes: Sequence[int],
-    validity: Validity,
-    values: Mapping[str, Any],
-) -> tuple[Calibration, list[str]]:
-    """How a raster's numbers become its sensor's, and what to remark of them, by a sample of its pixels."""
-    sample = read_sample(dataset, indexes, validity, dataset.dtypes[indexes[0] - 1])
-    scales, offsets = (tuple(v[i - 1] for i in indexes) for v in (dataset.scales, dataset.offsets))
-    declared = Declared(path, dataset.tags(), dataset.descriptions, scales, offsets)
-    calibration, remarks = calibrate(declared, sensor, sample, **values)
-    fill = None if validity.given else undeclared_fill(sample[0], sensor)
-    return calibration, remarks + ([fill] if fill else [])
-
-
 #: Files named in one message.
 _MOST = 10
 
@@ -319,11 +272,7 @@ def scan_scenes(
 ) -> tuple[list[Scene], list[tuple[str, str]]]:
     """Scan files, keeping those that are scenes of the sensor.
 
-    Args:
-        files: the files.
-        sensor: their sensor, with all bands; None to detect each file's.
-        bands: as for :func:`~torchgeo_clay.datasets.scan_scene`, like the options.
-        **options: passed on.
+    Args: as :func:`scan_scene`, for all files.
 
     Returns:
         The scenes, and path and reason of each file left out.
@@ -339,13 +288,7 @@ def scan_scenes(
 
 
 def list_skipped(skipped: Sequence[tuple[str, str]], total: int, most: int = _MOST) -> str:
-    """List the files left out, by name and reason; beyond ``most`` their number.
-
-    Args:
-        skipped: path and reason of each file left out.
-        total: number of files found.
-        most: files listed.
-    """
+    """List the files left out of ``total``, by name and reason; beyond ``most`` their number."""
     lines = [f'left out {len(skipped)} of {total} files:', *(f'  {path}: {reason}' for path, reason in skipped[:most])]
     if len(skipped) > most:
         lines.append(f'  and {len(skipped) - most} more; .skipped lists them all')
@@ -356,35 +299,21 @@ def log_assumptions(sensor: Sensor, scenes: Sequence[Scene]) -> None:
     """Log once per dataset what was assumed of its scenes, and warn of what was remarked.
 
     It logs through Lightning, whose log ``torchgeo fit`` shows; Python's own hides what is not a warning.
-
-    Args:
-        sensor: the sensor, with the bands selected.
-        scenes: the scenes.
     """
-    left_out = sorted({name for s in scenes for name in s.left_out})
     no_hour = [s for s in scenes if s.acquired.known and not s.acquired.has_hour]
-    no_time = [s for s in scenes if not s.acquired.known]
-    no_place = [s for s in scenes if s.crs is None]
-    other_gsd = [s for s in scenes if s.crs is not None and _departs(s)]
     for found, text in (
-        (no_hour, 'have a date without an hour; taken at noon UTC'),
-        (no_time, 'have no date in their tags or names; their time is unknown (NaN)'),
-        (no_place, 'have no CRS; their place is unknown (NaN), their GSD as given'),
-        (other_gsd, 'have pixels of another size than gsd= says; taken as given'),
+        (no_hour, 'a date without an hour; taken at noon UTC'),
+        ([s for s in scenes if not s.acquired.known], 'no date in their tags or names; their time is unknown (NaN)'),
+        ([s for s in scenes if s.crs is None], 'no CRS; their place is unknown (NaN), their GSD as given'),
+        ([s for s in scenes if _departs(s)], 'pixels of another size than gsd= says; taken as given'),
     ):
         if found:
-            rank_zero_info(f'{sensor.name}: {len(found)} of {len(scenes)} scenes {text} (first: {found[0].path})')
+            rank_zero_info(f'{sensor.name}: {len(found)} of {len(scenes)} scenes have {text} (first: {found[0].path})')
     for conversion, paths in _paths_by((str(s.calibration), s.path) for s in scenes if str(s.calibration)).items():
         rank_zero_info(f'{sensor.name}: {conversion}: {_names(paths)}')
-    if left_out:
+    if left_out := sorted({name for s in scenes for name in s.left_out}):
         rank_zero_info(f'{sensor.name}: bands of the files left out: {", ".join(left_out)}')
-    _warn_of_remarks(sensor, scenes)
-
-
-def _warn_of_remarks(sensor: Sensor, scenes: Sequence[Scene]) -> None:
-    """Warn once of what scanning remarked, each remark with its files."""
-    remarks = _paths_by((remark, scene.path) for scene in scenes for remark in scene.remarks)
-    if remarks:
+    if remarks := _paths_by((remark, s.path) for s in scenes for remark in s.remarks):
         lines = (f'\n  {_names(paths)}: {remark}' for remark, paths in remarks.items())
         rank_zero_warn(f'{sensor.name}: please check{"".join(lines)}')
 
@@ -405,21 +334,14 @@ def _names(paths: Sequence[str]) -> str:
 
 def _departs(scene: Scene) -> bool:
     """Whether a given GSD is more than 5 % from what the scene's own grid measures."""
-    if scene.fixed_gsd is None:
+    if scene.fixed_gsd is None or scene.crs is None:
         return False
     measured = replace(scene, fixed_gsd=None).gsd(0, 0, scene.height, scene.width)
     return abs(measured / scene.fixed_gsd - 1) > 0.05
 
 
 def nothing_left(paths: Any, sensor: Sensor, skipped: Sequence[tuple[str, str]], total: int) -> str:
-    """Say why there is nothing to read.
-
-    Args:
-        paths: as the user gave them.
-        sensor: the sensor.
-        skipped: path and reason of each file left out.
-        total: number of files found.
-    """
+    """Say why there is nothing to read of ``paths``, as the user gave them, in which ``total`` files were found."""
     if total == 0:
         return f'{paths}: expected rasters of {sensor.name} in any format rasterio reads, found no file.'
     where = f'{paths}: ' if isinstance(paths, str | os.PathLike) else ''  # a list of files may be of any length

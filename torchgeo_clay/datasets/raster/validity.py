@@ -24,14 +24,7 @@ from rasterio.windows import Window
 from torchgeo_clay.datasets.raster.files import SceneError
 from torchgeo_clay.sensors import Sensor
 
-__all__ = (
-    'Validity',
-    'check_complete',
-    'read_sample',
-    'read_validity',
-    'undeclared_fill',
-    'unreadable',
-)
+__all__ = ('Validity', 'check_complete', 'read_sample', 'read_validity', 'undeclared_fill', 'unreadable')
 
 Pixels = npt.NDArray[Any]
 Valid = npt.NDArray[np.bool_]
@@ -68,14 +61,7 @@ class Validity:
     def read(
         self, dataset: DatasetReader, bands: Sequence[int], window: Window, shape: tuple[int, int], dtype: str
     ) -> tuple[Pixels, Valid]:
-        """Read a window that lies inside the raster.
-
-        Args:
-            dataset: the file, open.
-            bands: bands of the file, from 1.
-            window: the window.
-            shape: rows and columns to read it at.
-            dtype: of the pixels.
+        """Read bands (from 1) in a window inside the raster, at a shape of rows and columns.
 
         Returns:
             Pixels (C, H, W), 0 where they are not valid, and valid (1, H, W).
@@ -107,7 +93,7 @@ class Validity:
         self, dataset: DatasetReader, pixels: Pixels, fill: Sequence[float | None], **where: Any
     ) -> npt.NDArray[np.bool_]:
         """Where pixels hold the fill value, (H, W)."""
-        values = [None if value is None else as_dtype(value, pixels.dtype) for value in fill]
+        values = [None if value is None else _as_dtype(value, pixels.dtype) for value in fill]
         filled = np.stack(
             [np.zeros(band.shape, bool) if v is None else band == v for band, v in zip(pixels, values, strict=True)]
         )
@@ -115,23 +101,14 @@ class Validity:
             return filled.any(axis=0)
         lacking = filled.all(axis=0)
         if self.others and lacking.any():  # rare, so that the other bands are seldom read
-            others = dataset.read(list(self.others), out_dtype=pixels.dtype, **_shaped(where, len(self.others)))
+            where['out_shape'] = (len(self.others), *where['out_shape'])
+            others = dataset.read(list(self.others), out_dtype=pixels.dtype, **where)
             lacking &= (others == values[0]).all(axis=0)
         return lacking
 
 
-def _shaped(where: dict[str, Any], count: int) -> dict[str, Any]:
-    """A window for several bands."""
-    return {'window': where['window'], 'out_shape': (count, *where['out_shape'])}
-
-
-def as_dtype(value: float, dtype: np.dtype[Any]) -> np.generic | None:
-    """A value in the pixels' own dtype, so that comparing converts no pixel; None if no pixel can have it.
-
-    Args:
-        value: the value.
-        dtype: of the pixels.
-    """
+def _as_dtype(value: float, dtype: np.dtype[Any]) -> np.generic | None:
+    """A value in the pixels' own dtype, so that comparing converts no pixel; None if no pixel can have it."""
     if np.issubdtype(dtype, np.integer):
         limits = np.iinfo(dtype)
         fits = float(value).is_integer() and limits.min <= value <= limits.max
@@ -167,16 +144,16 @@ def read_validity(
         bands: the bands that are read, from 1.
         owned: all bands of the file that are the sensor's.
         alpha: its alpha bands.
-        nodata: what the user says stands for no data where all bands have it; None to ask the file.
+        nodata: as :func:`~torchgeo_clay.datasets.scan_scene`.
     """
-    fill = tuple(dataset.nodatavals[i - 1] for i in bands) if nodata is None else (float(nodata),) * len(bands)
-    flags = dataset.mask_flag_enums[bands[0] - 1]
-    tagged = dataset.nodatavals
+    tagged, first = dataset.nodatavals, bands[0] - 1
+    fill = tuple(tagged[i - 1] for i in bands) if nodata is None else (nodata,) * len(bands)
+    flags = dataset.mask_flag_enums[first]
     return Validity(
         fill=fill,
         in_any=len(set(fill)) > 1 or (fill[0] is not None and _no_measurement(fill[0], sensor)),
         zero=nodata is None and sensor.name in _ZERO_FILLED,
-        others=tuple(i for i in owned if i not in bands and tagged[i - 1] == tagged[bands[0] - 1]),
+        others=tuple(i for i in owned if i not in bands and tagged[i - 1] == tagged[first]),
         mask=MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags,
         alpha=alpha,
         given=nodata is not None,
@@ -185,9 +162,8 @@ def read_validity(
 
 def _no_measurement(value: float, sensor: Sensor) -> bool:
     """Whether a value is none that the sensor measures: negative reflectance, or far from all statistics."""
-    if sensor.scale == 'linear' and min(sensor.mean) >= 20 and value < 0:
-        return True
-    return all(abs(value - b.mean) > 10 * b.std for b in sensor.bands)
+    negative = sensor.scale == 'linear' and min(sensor.mean) >= 20 and value < 0
+    return negative or all(abs(value - b.mean) > 10 * b.std for b in sensor.bands)
 
 
 #: Scenes of up to this many pixels are read whole.
@@ -206,14 +182,7 @@ _SHARES = {0: 0.01, 255: 0.1}
 
 
 def check_complete(dataset: DatasetReader) -> None:
-    """Read the last block of each band, which a truncated file lacks.
-
-    Args:
-        dataset: the file, open.
-
-    Raises:
-        SceneError: if it cannot be read.
-    """
+    """Read the last block of each band, which a truncated file lacks; raise SceneError if it cannot be read."""
     for band, (rows, cols) in zip(dataset.indexes, dataset.block_shapes, strict=True):
         height = min((dataset.height - 1) % rows + 1, _SIDE)
         width = min((dataset.width - 1) % cols + 1, _SIDE)
@@ -225,12 +194,7 @@ def check_complete(dataset: DatasetReader) -> None:
 
 
 def unreadable(window: Window, error: Exception) -> str:
-    """Say that pixels are not readable.
-
-    Args:
-        window: where.
-        error: why.
-    """
+    """Say where, and why, pixels are not readable."""
     row, col, why = window.row_off, window.col_off, str(error.__cause__ or error).rstrip('.')
     return (
         f'not readable at rows {row} to {row + window.height}, columns {col} to {col + window.width}: {why}. Is the '
@@ -239,21 +203,10 @@ def unreadable(window: Window, error: Exception) -> str:
 
 
 def read_sample(dataset: DatasetReader, bands: Sequence[int], validity: Validity, dtype: str) -> tuple[Pixels, Valid]:
-    """Read pixels from all over a raster.
-
-    A small raster is read whole, a large one from its overviews, or a number of its blocks.
-
-    Args:
-        dataset: the file, open.
-        bands: bands to read, from 1.
-        validity: how the file says which pixels are data.
-        dtype: of the pixels.
+    """Read pixels from all over a raster: all of a small one, else its overviews, or a number of its blocks.
 
     Returns:
-        Pixels (C, 1, N) and which are valid (1, 1, N).
-
-    Raises:
-        SceneError: if the file cannot be read.
+        Pixels (C, 1, N) of the bands (from 1) and which are valid (1, 1, N).
     """
     found: list[tuple[Pixels, Valid]] = []
     for window, shape in _windows(dataset):
@@ -298,16 +251,11 @@ def _spread(side: int, block: int) -> list[int]:
     return sorted({int(i) * block for i in np.linspace(0, count - 1, min(count, _BLOCKS))})
 
 
-def undeclared_fill(pixels: Pixels, sensor: Sensor) -> str | None:
-    """Name a value that many valid pixels hold in all bands, as fill that nothing declares does.
-
-    Args:
-        pixels: (C, 1, N) valid pixels of the file.
-        sensor: the sensor, with the bands of the pixels.
-    """
+def undeclared_fill(pixels: Pixels, sensor: Sensor) -> str:
+    """Name a value that many valid pixels (C, 1, N) hold in all bands, as fill that nothing declares does; or empty."""
     flat = pixels.reshape(len(pixels), -1)
     if flat.shape[1] == 0:
-        return None
+        return ''
     values, counts = np.unique(flat[0, (flat == flat[0]).all(axis=0)], return_counts=True)
     for value, count in zip(values.tolist(), counts.tolist(), strict=True):
         share = count / flat.shape[1]
@@ -318,4 +266,4 @@ def undeclared_fill(pixels: Pixels, sensor: Sensor) -> str | None:
                 f'{100 * share:.1f} % of the pixels are {value:g} in all bands and count as data. If they are fill '
                 f'give nodata={value:g}; if they are not, give nodata=.nan.'
             )
-    return None
+    return ''
