@@ -66,3 +66,9 @@ def test_bands_are_separated_by_commas(given: str, capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         command.main(['embed', 'a.tif', '--sensor', 'naip', '--bands', given.replace('green', 'grreen'), *options])
     assert "naip has no band 'grreen'. Did you mean 'green'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('text', 'value'), [('nan', 'nan'), ('0', 0.0), ('-9999.5', -9999.5), ('null', None)])
+def test_nodata_is_a_number_or_nan(text: str, value: object) -> None:
+    arguments = command._parser().parse_args(['embed', 'scene.tif', '--weights', 'false', '--nodata', text])
+    assert arguments.embed.nodata == value

@@ -13,7 +13,6 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
@@ -188,14 +187,9 @@ class Handles:
         self._open: OrderedDict[tuple[int, str], DatasetReader] = OrderedDict()
         weakref.finalize(self, _close_all, self._pid, self._open)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what is pickled: no handles."""
-        return {'limit': self.limit}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Start empty in the other process."""
-        self.limit = state['limit']
-        self._start()
+    def __reduce__(self) -> tuple[type[Handles], tuple[int]]:
+        """Pickle no raster: the other process starts empty."""
+        return Handles, (self.limit,)
 
     def __len__(self) -> int:
         """Return the number of rasters open in this process."""

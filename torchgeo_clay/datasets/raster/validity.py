@@ -264,6 +264,6 @@ def undeclared_fill(pixels: Pixels, sensor: Sensor) -> str:
         if (odd or far) and share >= _SHARES.get(value, 0.001):
             return (
                 f'{100 * share:.1f} % of the pixels are {value:g} in all bands and count as data. If they are fill '
-                f'give nodata={value:g}; if they are not, give nodata=.nan.'
+                f'give nodata={value:g}; if they are not, give nodata="nan".'
             )
     return ''
