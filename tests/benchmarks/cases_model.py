@@ -54,7 +54,7 @@ def inputs(batch: int, pixels: int, device: torch.device) -> dict[str, Any]:
 def encoder(size: str, batch: int, pixels: int, rounds: int, device: torch.device, low: bool) -> list[Row]:
     """The class token of a batch: the reference, ours, ours folded, and folded in bfloat16 with weights cast once."""
     from torchgeo_clay import models
-    from torchgeo_clay.models.casting import cast_matmuls
+    from torchgeo_clay.tasks.embedding import cast_matmuls
 
     data = inputs(batch, pixels, device)
     codes = data['gsd'], data['time'], data['latlon']

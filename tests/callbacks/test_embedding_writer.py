@@ -256,7 +256,7 @@ class TestBadInput:
             file.seek(broken.stat().st_size // 2)
             file.write(bytes(2000))
         out = tmp_path / 'e.parquet'
-        with pytest.raises(SkippedScenesError, match=r'(?s)1 files could not be used.*c\.tif.*not readable at rows'):
+        with pytest.raises(SkippedScenesError, match=r'(?s)1 file could not be used.*c\.tif.*not readable at rows'):
             run(task, scenes, out)
         assert {Path(s).name for s in gpd.read_parquet(out)['source']} == {'a.tif', 'b.tif'}
 
@@ -339,7 +339,7 @@ class TestBadInput:
             return forward(*args)
 
         monkeypatch.setattr(ClayEmbedding, 'predict_step', vanishing)
-        with pytest.raises(SkippedScenesError, match=r'(?s)1 files could not be used.*b\.tif'):
+        with pytest.raises(SkippedScenesError, match=r'(?s)1 file could not be used.*b\.tif'):
             run(task, scenes, tmp_path / 'e.parquet')
         assert {Path(s).name for s in gpd.read_parquet(tmp_path / 'e.parquet')['source']} == {'a.tif'}
 

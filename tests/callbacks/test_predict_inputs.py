@@ -187,7 +187,7 @@ def test_missing_bands_are_named(task: ClayEmbedding, tmp_path: Path) -> None:
     good, lacking = write_scene(tmp_path / 'naip/good.tif'), write_scene(tmp_path / 'naip/lacking.tif')
     with rasterio.open(lacking, 'r+') as file:
         file.descriptions = ('red', 'green', 'blue', 'height')
-    with pytest.raises(ValueError, match=r'(?s)1 files could not be used.*lacking\.tif: bands nir of naip are missing'):
+    with pytest.raises(ValueError, match=r'(?s)1 file could not be used.*lacking\.tif: bands nir of naip are missing'):
         run(task, [tmp_path / 'naip'], EmbeddingWriter(str(tmp_path / 'e.parquet'), quicklooks=False))
     assert set(gpd.read_parquet(tmp_path / 'e.parquet')['source']) == {str(good)}
 
@@ -204,7 +204,7 @@ def test_a_shell_sees_the_exit_code(tmp_path: Path, repo_root: Path) -> None:
     ]  # fmt: skip
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
-    assert 'SkippedScenesError: 1 files could not be used' in ended.stderr
+    assert 'SkippedScenesError: 1 file could not be used' in ended.stderr
     assert 'broken.tif: not readable as a raster' in ended.stderr
     assert len(gpd.read_parquet(tmp_path / 'out/e.parquet')) == 4
 
@@ -224,6 +224,6 @@ def test_what_is_no_scene_is_no_failure(task: ClayEmbedding, tmp_path: Path, mon
 def test_a_link_that_leads_nowhere_is_skipped_alone(task: ClayEmbedding, tmp_path: Path) -> None:
     scene = write_scene(tmp_path / 'in/a.tif')
     (tmp_path / 'in/b.tif').symlink_to(tmp_path / 'nowhere.tif')
-    with pytest.raises(SceneError, match=r'(?s)1 files could not be used.*b\.tif'):
+    with pytest.raises(SceneError, match=r'(?s)1 file could not be used.*b\.tif'):
         run(task, [tmp_path / 'in'], EmbeddingWriter(str(tmp_path / 'e.parquet'), quicklooks=False))
     assert set(gpd.read_parquet(tmp_path / 'e.parquet')['source']) == {str(scene)}

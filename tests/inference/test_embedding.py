@@ -85,8 +85,10 @@ def test_a_scene_without_data_is_named(
     monkeypatch.setattr('torchgeo_clay.inference.embedding.rank_zero_info', lines.append)
     table = torchgeo_clay.embed(tmp_path / 'in', weights, model='clay_tiny_patch8', chip=32)
     assert {Path(source).name for source in table['source']} == {'a.tif'}
-    assert '1 scenes have no row' in lines[0]
+    assert '1 scene without a row' in lines[0]
     assert 'blank.tif' in lines[0]
+    assert '9 rows' in lines[1]
+    assert 'embeddings.parquet' not in lines[1]  # a temporary file
 
 
 def test_options_of_the_scenes(write_scene: WriteScene, weights: str) -> None:
@@ -105,7 +107,7 @@ def test_files_that_are_no_scene(
     write_scene('in/a.tif')
     (tmp_path / 'in/broken.tif').write_bytes(b'II*\x00no')
     options = {'model': 'clay_tiny_patch8', 'chip': 32}
-    with pytest.warns(UserWarning, match=r'(?s)1 files could not be used.*broken\.tif'):
+    with pytest.warns(UserWarning, match=r'(?s)1 file could not be used.*broken\.tif'):
         table = torchgeo_clay.embed(tmp_path / 'in', weights, **options)
     assert len(table) == 9
     with pytest.raises(SkippedScenesError, match=r'broken\.tif'):

@@ -23,7 +23,7 @@ from torchgeo_clay.models import (
     clay_tiny_patch8,
     load_encoder,
 )
-from torchgeo_clay.models.lora import merge_lora
+from torchgeo_clay.models.freezing import merge_lora
 from torchgeo_clay.tasks import (
     ClayChangeDetection,
     ClayClassification,

@@ -77,8 +77,10 @@ class SensorMetadata(Callback):
         self._scopes = ExitStack()
         self._said: set[str] = set()
 
-    def _set(self, pl_module: LightningModule, batch: Any) -> None:
-        """Enter the scope of a batch."""
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Condition the model on a batch."""
         self._scopes.close()
         models = find_clay(pl_module)
         if not models:
@@ -93,6 +95,14 @@ class SensorMetadata(Callback):
         for model in models:
             self._scopes.enter_context(model.conditioned_on(conditioning))
 
+    on_validation_batch_start = on_test_batch_start = on_predict_batch_start = on_train_batch_start
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Clear the conditioning, also when a step fails."""
+        self._scopes.close()
+
+    on_validation_batch_end = on_test_batch_end = on_predict_batch_end = on_exception = on_train_batch_end
+
     def _say(self, batch: Mapping[str, Any]) -> None:
         """Log once that times of dates are left out."""
         time = batch.get('time')
@@ -101,45 +111,3 @@ class SensorMetadata(Callback):
             rank_zero_info(
                 f'Times of {time.shape[1]} dates are left out: the task does not say which date the model gets.'
             )
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Condition the model on a training batch."""
-        self._set(pl_module, batch)
-
-    def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Condition the model on a validation batch."""
-        self._set(pl_module, batch)
-
-    def on_test_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Condition the model on a test batch."""
-        self._set(pl_module, batch)
-
-    def on_predict_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Condition the model on a prediction batch."""
-        self._set(pl_module, batch)
-
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Clear the conditioning."""
-        self._scopes.close()
-
-    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Clear the conditioning."""
-        self._scopes.close()
-
-    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Clear the conditioning."""
-        self._scopes.close()
-
-    def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Clear the conditioning."""
-        self._scopes.close()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Clear the conditioning when a step fails."""
-        self._scopes.close()

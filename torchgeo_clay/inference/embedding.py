@@ -29,6 +29,7 @@ from torchgeo_clay.inference.output import (
     OnSkipped,
     SceneOutput,
     choose_device,
+    counted,
     evaluating,
     predict,
     report_skipped,
@@ -104,7 +105,11 @@ def embed(
         path = Path(folder, 'embeddings.parquet') if out is None else Path(out)
         PartStore(path, {})  # raises for a wrong suffix
         data.setup('predict')
-        failed = predict(task, data, lambda loader: EmbeddingTable(loader, task, path, overwrite=overwrite), where)
+
+        def output(loader: SceneLoader) -> EmbeddingTable:
+            return EmbeddingTable(loader, task, path, overwrite=overwrite, temporary=out is None)
+
+        failed = predict(task, data, output, where)
         table = gpd.read_parquet(path)
     report_skipped(failed, 'the table' if out is None else str(out), on_skipped)
     return table
@@ -132,6 +137,7 @@ class EmbeddingTable(SceneOutput):
         out: str | os.PathLike[str],
         precision: Precision = 'float32',
         overwrite: bool = False,
+        temporary: bool = False,
     ) -> None:
         """Initialize a new EmbeddingTable instance.
 
@@ -141,6 +147,7 @@ class EmbeddingTable(SceneOutput):
             out: the file, which ends in ``.parquet``.
             precision: of the embeddings.
             overwrite: whether a file or parts of another run are replaced.
+            temporary: whether the file is not kept, and the log does not name it.
         """
         super().__init__(loader)
         pooling = task.hparams['pooling']
@@ -148,7 +155,7 @@ class EmbeddingTable(SceneOutput):
             raise ValueError(
                 "pooling='patches' needs chips whose patches lie on one grid: give the datamodule patch_grid: true."
             )
-        self.precision, self.overwrite = precision, overwrite
+        self.precision, self.overwrite, self.temporary = precision, overwrite, temporary
         run = {
             'model': task.hparams['model'],
             'weights_sha256': tensor_digest(task.state_dict()),
@@ -216,12 +223,13 @@ class EmbeddingTable(SceneOutput):
             blank = self._without_rows(parts, failed)
             if blank:
                 rank_zero_info(
-                    f'{len(blank)} scenes have no row, as no pixel of theirs holds data. Is their nodata value right? '
+                    f'{counted(len(blank), "scene")} without a row, as no pixel holds data. Is the nodata value right? '
                     f'First: {blank[0]}'
                 )
             rows = self.store.finish(parts, failed, crs=CRS.from_epsg(4326))
             size = self.store.path.stat().st_size / 1e6
-            rank_zero_info(f'{self.summary}. {self.store.path}: {rows} rows, {size:.1f} MB.')
+            where = '' if self.temporary else f'{self.store.path}: '
+            rank_zero_info(f'{self.summary}. {where}{counted(rows, "row")}, {size:.1f} MB.')
         return dict(failed)
 
     def _without_rows(self, parts: Mapping[str, str], failed: Mapping[str, str]) -> list[str]:

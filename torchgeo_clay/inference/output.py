@@ -28,6 +28,7 @@ __all__ = (
     'SceneOutput',
     'SkippedScenesError',
     'choose_device',
+    'counted',
     'evaluating',
     'predict',
     'report_skipped',
@@ -35,6 +36,11 @@ __all__ = (
 )
 
 OnSkipped = Literal['raise', 'warn']
+
+
+def counted(count: int, what: str) -> str:
+    """Return a number with a noun, in the plural unless it is 1."""
+    return f'{count} {what}{"" if count == 1 else "s"}'
 
 
 class SkippedScenesError(SceneError):
@@ -55,7 +61,7 @@ def report_skipped(failed: Mapping[str, str], written: str, on_skipped: OnSkippe
     if not failed:
         return
     lines = ''.join(f'\n  {path}: {reason}' for path, reason in failed.items())
-    text = f'{len(failed)} files could not be used; {written} holds all others:{lines}'
+    text = f'{counted(len(failed), "file")} could not be used; {written} holds all others:{lines}'
     if on_skipped == 'raise':
         raise SkippedScenesError(text)
     warnings.warn(text, stacklevel=3)
@@ -153,8 +159,8 @@ class SceneOutput(ABC):
     def summary(self) -> str:
         """What was done, in words."""
         return (
-            f'{self.count} chips in {time.monotonic() - self.started:.1f} s, {self.rate:.1f} chips/s on this process; '
-            f'{self.empty} without data were skipped'
+            f'{counted(self.count, "chip")} in {time.monotonic() - self.started:.1f} s, {self.rate:.1f} chips/s on '
+            f'this process; {self.empty} without data were skipped'
         )
 
 

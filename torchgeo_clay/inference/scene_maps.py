@@ -28,7 +28,15 @@ from torchgeo_clay.datamodules.scenes import SceneDataModule, SceneLoader, Unit
 from torchgeo_clay.datasets.raster.files import open_raster
 from torchgeo_clay.inference.blending import Blender
 from torchgeo_clay.inference.maps import MapStream, MapStyle, probabilities_path
-from torchgeo_clay.inference.output import OnSkipped, SceneOutput, choose_device, evaluating, predict, report_skipped
+from torchgeo_clay.inference.output import (
+    OnSkipped,
+    SceneOutput,
+    choose_device,
+    counted,
+    evaluating,
+    predict,
+    report_skipped,
+)
 from torchgeo_clay.models import CheckpointError
 from torchgeo_clay.models.clay import find_clay
 from torchgeo_clay.models.weights.files import tensor_digest
@@ -323,8 +331,8 @@ class SceneMaps(SceneOutput):
 
     def finish(self, failed: Mapping[str, str], missing: int) -> dict[str, str]:
         """Log the numbers of maps."""
-        more = f' {missing} maps are missing: run again to continue.' if missing else ''
-        rank_zero_info(f'{self.maps} maps: {self.summary}.{more}')
+        more = f' Missing: {counted(missing, "map")}; run again to continue.' if missing else ''
+        rank_zero_info(f'{counted(self.maps, "map")}: {self.summary}.{more}')
         return dict(failed)
 
 

@@ -75,46 +75,41 @@ def clay_tiny_patch8(weights: WeightsLike = None, **vit_kwargs: Any) -> Clay:
     return _encoder('clay_tiny_patch8', weights, embed_dim=192, depth=6, num_heads=4, mlp_ratio=2, **vit_kwargs)
 
 
+#: Arguments of :class:`ClayMAE`; the others of an autoencoder's builder are of the encoder.
+_MAE_OPTIONS = ('representation_weight', 'norm_pix_loss', 'mask_ratio', 'teacher_dim')
+
+
 def _mae(
     name: str,
     weights: WeightsLike,
     teacher: Teacher,
+    options: dict[str, Any],
     *,
     encoder: dict[str, Any],
     decoder: dict[str, Any],
-    **options: Any,
 ) -> ClayMAE:
     """Build an autoencoder, with random weights or those of a file."""
+    own = {key: options.pop(key) for key in _MAE_OPTIONS if key in options}
     path = resolve_weights(weights, name)
     in_file = path is not None and isinstance(teacher, str) and holds_teacher(path)
     module = None if in_file else make_teacher(teacher)
     with torch.device('cpu' if path is None else 'meta'):
         if in_file:
             module = make_teacher(teacher, pretrained=False)
-        model = ClayMAE(Clay(**encoder), ClayDecoder(encoder_dim=encoder['embed_dim'], **decoder), module, **options)
+        clay = Clay(**encoder, **options)
+        model = ClayMAE(clay, ClayDecoder(encoder_dim=clay.embed_dim, **decoder), module, **own)
     return model if path is None else load_mae(model, path)
 
 
-def clay_mae_large_patch8(
-    weights: WeightsLike = None,
-    teacher: Teacher = None,
-    representation_weight: float = 0.05,
-    norm_pix_loss: bool = False,
-    mask_ratio: float = 0.75,
-    teacher_dim: int | None = None,
-    **vit_kwargs: Any,
-) -> ClayMAE:
+def clay_mae_large_patch8(weights: WeightsLike = None, teacher: Teacher = None, **options: Any) -> ClayMAE:
     """Build Clay's large masked autoencoder (encoder 311 M, decoder 16 M parameters), the size of the v1.5 release.
 
     Args:
         weights: as :func:`clay_large_patch8`, except for encoder-only files.
         teacher: a module, or a timm name, whose weights are read from the checkpoint if it holds them, else fetched
             from timm's Hub; None for none.
-        representation_weight: see :class:`ClayMAE`, as for the next three.
-        norm_pix_loss: see :class:`ClayMAE`.
-        mask_ratio: see :class:`ClayMAE`.
-        teacher_dim: see :class:`ClayMAE`.
-        **vit_kwargs: of the encoder, see :class:`Clay`.
+        **options: ``representation_weight``, ``norm_pix_loss``, ``mask_ratio`` and ``teacher_dim`` of :class:`ClayMAE`;
+            the others are of the encoder, see :class:`Clay`.
 
     Raises:
         CheckpointError: for weights that cannot be fetched or read, or do not fit.
@@ -125,79 +120,43 @@ def clay_mae_large_patch8(
         'clay_large_patch8',
         weights,
         teacher,
-        encoder=dict(embed_dim=1024, depth=24, num_heads=16, mlp_ratio=4, **vit_kwargs),
+        options,
+        encoder={'embed_dim': 1024, 'depth': 24, 'num_heads': 16, 'mlp_ratio': 4},
         decoder={'dim': 512, 'depth': 4, 'heads': 4, 'dim_head': 64, 'mlp_ratio': 4},
-        representation_weight=representation_weight,
-        norm_pix_loss=norm_pix_loss,
-        mask_ratio=mask_ratio,
-        teacher_dim=teacher_dim,
     )
 
 
-def clay_mae_base_patch8(
-    weights: WeightsLike = None,
-    teacher: Teacher = None,
-    representation_weight: float = 0.05,
-    norm_pix_loss: bool = False,
-    mask_ratio: float = 0.75,
-    teacher_dim: int | None = None,
-    **vit_kwargs: Any,
-) -> ClayMAE:
+def clay_mae_base_patch8(weights: WeightsLike = None, teacher: Teacher = None, **options: Any) -> ClayMAE:
     """Build Clay's base autoencoder (encoder 92 M, decoder 16 M parameters); see :func:`clay_mae_large_patch8`."""
     return _mae(
         'clay_base_patch8',
         weights,
         teacher,
-        encoder=dict(embed_dim=768, depth=12, num_heads=12, mlp_ratio=4, **vit_kwargs),
+        options,
+        encoder={'embed_dim': 768, 'depth': 12, 'num_heads': 12, 'mlp_ratio': 4},
         decoder={'dim': 512, 'depth': 4, 'heads': 4, 'dim_head': 64, 'mlp_ratio': 4},
-        representation_weight=representation_weight,
-        norm_pix_loss=norm_pix_loss,
-        mask_ratio=mask_ratio,
-        teacher_dim=teacher_dim,
     )
 
 
-def clay_mae_small_patch8(
-    weights: WeightsLike = None,
-    teacher: Teacher = None,
-    representation_weight: float = 0.05,
-    norm_pix_loss: bool = False,
-    mask_ratio: float = 0.75,
-    teacher_dim: int | None = None,
-    **vit_kwargs: Any,
-) -> ClayMAE:
+def clay_mae_small_patch8(weights: WeightsLike = None, teacher: Teacher = None, **options: Any) -> ClayMAE:
     """Build Clay's small autoencoder (encoder 11 M, decoder 3.7 M parameters); see :func:`clay_mae_large_patch8`."""
     return _mae(
         'clay_small_patch8',
         weights,
         teacher,
-        encoder=dict(embed_dim=384, depth=6, num_heads=6, mlp_ratio=2, **vit_kwargs),
+        options,
+        encoder={'embed_dim': 384, 'depth': 6, 'num_heads': 6, 'mlp_ratio': 2},
         decoder={'dim': 192, 'depth': 4, 'heads': 4, 'dim_head': 64, 'mlp_ratio': 2},
-        representation_weight=representation_weight,
-        norm_pix_loss=norm_pix_loss,
-        mask_ratio=mask_ratio,
-        teacher_dim=teacher_dim,
     )
 
 
-def clay_mae_tiny_patch8(
-    weights: WeightsLike = None,
-    teacher: Teacher = None,
-    representation_weight: float = 0.05,
-    norm_pix_loss: bool = False,
-    mask_ratio: float = 0.75,
-    teacher_dim: int | None = None,
-    **vit_kwargs: Any,
-) -> ClayMAE:
+def clay_mae_tiny_patch8(weights: WeightsLike = None, teacher: Teacher = None, **options: Any) -> ClayMAE:
     """Build Clay's tiny autoencoder (encoder 4 M, decoder 1.7 M parameters); see :func:`clay_mae_large_patch8`."""
     return _mae(
         'clay_tiny_patch8',
         weights,
         teacher,
-        encoder=dict(embed_dim=192, depth=6, num_heads=4, mlp_ratio=2, **vit_kwargs),
+        options,
+        encoder={'embed_dim': 192, 'depth': 6, 'num_heads': 4, 'mlp_ratio': 2},
         decoder={'dim': 96, 'depth': 3, 'heads': 2, 'dim_head': 48, 'mlp_ratio': 2},
-        representation_weight=representation_weight,
-        norm_pix_loss=norm_pix_loss,
-        mask_ratio=mask_ratio,
-        teacher_dim=teacher_dim,
     )

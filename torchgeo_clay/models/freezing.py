@@ -1,14 +1,23 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Frozen and trainable parts of an encoder."""
+"""Frozen parts of an encoder, and low-rank adapters through peft (LoRA, https://arxiv.org/abs/2106.09685)."""
 
 from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
 from torchgeo_clay.models.clay import Clay
 
-__all__ = ('eval_frozen', 'freeze_encoder')
+__all__ = (
+    'add_lora',
+    'eval_frozen',
+    'freeze_encoder',
+    'merge_lora',
+)
 
 #: Parts of a classifier that are not the encoder.
 _HEADS = ('head', 'head_drop', 'fc_norm', 'attn_pool')
@@ -60,3 +69,76 @@ def eval_frozen(model: Clay) -> None:
     if not any(p.requires_grad for p in model.patch_embed.parameters()):
         for name in _STEM:
             getattr(model, name).eval()
+
+
+#: Input and output projections of the blocks' attention only (attention pooling has a ``proj`` too).
+TARGETS = r'blocks\.\d+\.attn\.(qkv|proj)'
+
+
+def _require_peft() -> Any:
+    """Import the package peft."""
+    try:
+        import peft
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "lora= needs the package peft, which is an extra: pip install 'torchgeo-clay[lora]'. Without it, "
+            'trainable_blocks= also trains part of the encoder.'
+        ) from error
+    return peft
+
+
+def _config(peft: Any, lora: int | Mapping[str, Any]) -> Any:
+    """Make peft's configuration from a rank, or from peft's own arguments."""
+    options = {'r': lora} if isinstance(lora, int) else dict(lora)
+    rank = options.get('r', 8)
+    if isinstance(lora, bool) or not isinstance(rank, int) or rank < 1:
+        raise ValueError(f'lora: expected a rank of 1 or more, got {lora!r}. Usual are 4 to 32; null for no LoRA.')
+    try:
+        return peft.LoraConfig(**{'lora_alpha': 2 * rank, 'target_modules': TARGETS} | options)
+    except TypeError as error:
+        raise ValueError(f'lora: expected a rank, or arguments of peft.LoraConfig, got {lora!r}: {error}.') from error
+
+
+def add_lora(model: Clay, lora: int | Mapping[str, Any]) -> Clay:
+    """Freeze an encoder and add adapters, initially zero, to its attention's ``qkv`` and ``proj``.
+
+    Args:
+        model: the encoder, its weights loaded; changed in place. Its head, if it has one, stays trainable.
+        lora: the rank r, or arguments of :class:`peft.LoraConfig` such as ``{'r': 16, 'lora_dropout': 0.1}``.
+            ``lora_alpha`` is 2r unless given.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: without peft, for a rank below 1, or for arguments unknown to peft.
+    """
+    peft = _require_peft()
+    config = _config(peft, lora)
+    freeze_encoder(model)
+    trained = [p for p in model.parameters() if p.requires_grad]  # the head, which peft would freeze as well
+    peft.inject_adapter_in_model(config, model)
+    for parameter in trained:
+        parameter.requires_grad = True
+    return model
+
+
+def merge_lora(model: Clay) -> Clay:
+    """Copy an encoder with its adapters merged into the weights.
+
+    Args:
+        model: the encoder, with adapters or without.
+
+    Returns:
+        A plain :class:`Clay` with equal outputs.
+    """
+    merged = copy.deepcopy(model)
+    if not hasattr(merged, 'peft_config'):
+        return merged
+    layer_type = _require_peft().tuners.lora.LoraLayer
+    for name, module in list(merged.named_modules()):
+        if isinstance(module, layer_type):
+            module.merge(safe_merge=True)
+            merged.set_submodule(name, module.get_base_layer())
+    del merged.peft_config
+    return merged

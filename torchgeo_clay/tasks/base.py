@@ -24,8 +24,7 @@ from torchgeo_clay.conditioning import Conditioning, on_host, task_conditioning
 from torchgeo_clay.models import CheckpointError, Clay, builders, save_encoder
 from torchgeo_clay.models.clay import find_clay, pad_image
 from torchgeo_clay.models.decoders import DenseClay
-from torchgeo_clay.models.freezing import eval_frozen, freeze_encoder
-from torchgeo_clay.models.lora import add_lora, merge_lora
+from torchgeo_clay.models.freezing import add_lora, eval_frozen, freeze_encoder, merge_lora
 from torchgeo_clay.models.temporal import DenseSeries, ImageSeries, Temporal
 from torchgeo_clay.models.weights import WeightsLike
 from torchgeo_clay.tasks.losses import LossWithoutIgnored

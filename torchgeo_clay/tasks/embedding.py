@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, Literal
 
 import torch
@@ -17,11 +18,15 @@ from torchgeo.tasks import BaseTask
 from torchgeo_clay.conditioning import Conditioning, LatLonOrder, batch_sensor
 from torchgeo_clay.datasets.raster.dataset import PATCH
 from torchgeo_clay.models import Clay, FoldedClay, builders
-from torchgeo_clay.models.casting import cast_copy, cast_matmuls
 from torchgeo_clay.sensors import Sensor
 from torchgeo_clay.tasks.optim import warn_if_emulated
 
-__all__ = ('ClayEmbedding', 'pool')
+__all__ = (
+    'ClayEmbedding',
+    'cast_copy',
+    'cast_matmuls',
+    'pool',
+)
 
 Pooling = Literal['class', 'mean', 'patches']
 
@@ -154,3 +159,32 @@ def pool(tokens: Tensor, batch: Mapping[str, Any], pooling: Pooling) -> Tensor:
     holds = F.max_pool2d(valid.any(dim=1, keepdim=True).float(), PATCH, ceil_mode=True)
     holds = rearrange(holds, 'b 1 h w -> b (h w) 1')
     return (patches * holds).sum(1) / holds.sum(1).clamp(min=1)
+
+
+def cast_matmuls(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Cast the weights of linear layers and convolutions, in place; norms, tokens and scales stay as they are.
+
+    Under autocast to the same dtype the outputs are bit-identical: these are the weights that it casts, and its cache
+    keeps them between forwards only for weights that require gradients.
+
+    Args:
+        module: a frozen module.
+        dtype: of autocast, such as ``torch.bfloat16``.
+
+    Returns:
+        The module.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d):
+            part.to(dtype)
+    return module
+
+
+def cast_copy(blocks: nn.Sequential, dtype: torch.dtype) -> nn.Sequential:
+    """Copy blocks and cast their weights by :func:`cast_matmuls`, block by block to save memory.
+
+    Args:
+        blocks: left unchanged.
+        dtype: of autocast.
+    """
+    return nn.Sequential(*(cast_matmuls(deepcopy(block), dtype) for block in blocks))

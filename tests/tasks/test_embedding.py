@@ -5,8 +5,8 @@
 import torch
 
 from torchgeo_clay.models import clay_tiny_patch8
-from torchgeo_clay.models.casting import cast_copy, cast_matmuls
 from torchgeo_clay.sensors import get_sensor
+from torchgeo_clay.tasks.embedding import cast_copy, cast_matmuls
 
 
 def test_outputs_are_those_of_autocast() -> None:
