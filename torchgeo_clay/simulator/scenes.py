@@ -83,11 +83,6 @@ class SyntheticScenes:
             scenes_per_sensor: number of scenes; eight or more show every kind of landscape.
             size: height and width of a scene, pixels, 32 or more.
             seed: other seeds give other landscapes.
-
-        Raises:
-            ValueError: for an unknown sensor, one named twice or with a name that cannot be a folder, a number out of
-                range, or a root that holds anything else.
-            OSError: if the disk is full or cannot be written; no file is left.
         """
         if isinstance(sensors, str):
             raise ValueError(f'Expected a list of sensors, got the string {sensors!r}; write [{sensors!r}].')

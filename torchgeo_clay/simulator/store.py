@@ -14,9 +14,7 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock
-from rasterio.crs import CRS
 from rasterio.io import MemoryFile
-from rasterio.transform import Affine
 
 __all__ = ('MANIFEST', 'complete_folder', 'write_geotiff')
 
@@ -28,29 +26,19 @@ def write_geotiff(
     path: Path,
     image: np.ndarray,
     *,
-    crs: CRS,
-    transform: Affine,
     descriptions: Sequence[str],
     tags: Mapping[str, str],
     colors: Mapping[int, tuple[int, int, int]] | None = None,
+    **grid: Any,
 ) -> None:
-    """Write a tiled, compressed GeoTIFF.
+    """Write an image (C, H, W) with its crs and transform as a tiled, compressed GeoTIFF, into a new folder if needed.
 
     It is built in memory and written by Python, as GDAL notices a full disk only on closing, without an error.
-
-    Args:
-        path: the file; its folder is created.
-        image: (C, H, W).
-        crs: of the raster.
-        transform: pixel to CRS coordinates.
-        descriptions: a name per band.
-        tags: of the file.
-        colors: red, green and blue by value, for one band of uint8.
     """
     count, height, width = image.shape
     with MemoryFile() as memory:
         with memory.open(
-            driver='GTiff', count=count, height=height, width=width, dtype=image.dtype, crs=crs, transform=transform,
+            driver='GTiff', count=count, height=height, width=width, dtype=image.dtype, **grid,
             tiled=True, blockxsize=128, blockysize=128, interleave='pixel', compress='deflate', zlevel=4,
             predictor=3 if image.dtype.kind == 'f' else 2,
         ) as file:  # fmt: skip

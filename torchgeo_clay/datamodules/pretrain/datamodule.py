@@ -85,9 +85,6 @@ class ClayPretrainDataModule(ResumableDataModule):
             synthetic: True to write simulated scenes to ``root`` where there are none yet, and use them; or the
                 arguments of :class:`~torchgeo_clay.datasets.SyntheticScenes`.
             max_failures: scenes that may fail while read before a run is stopped; each rank counts its own.
-
-        Raises:
-            ValueError: for values out of range.
         """
         super().__init__(PretrainDataset, batch_size, num_workers)
         check_patch_size(patch_size)

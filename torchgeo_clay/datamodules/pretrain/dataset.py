@@ -54,11 +54,8 @@ class PretrainDataset(Dataset[dict[str, Any]]):
 
         Args:
             scenes: the scenes of each sensor.
-            patch_size: pixels per side, a multiple of 8.
             train: whether patches are drawn at random and augmented.
-            seed: seed of the run.
-            min_valid: share of pixels with data below which a patch is replaced in training, and does not validate.
-            patches_per_scene: patches drawn from a scene in an epoch; None for as many as lie side by side in it.
+            patch_size, seed, min_valid, patches_per_scene: as ``ClayPretrainDataModule``.
         """
         self.scenes, self.patch_size, self.train = dict(scenes), patch_size, train
         self.seed, self.min_valid = seed, min_valid
@@ -94,9 +91,6 @@ class PretrainDataset(Dataset[dict[str, Any]]):
             ``path``, the file it was read from; ``counts``, False where the key's is, or where another window stands
             in for one of validation that cannot be read or has lost its data; ``failures``, (path, reason) of the
             scenes that could not be read. A sample that does not count has no valid pixel.
-
-        Raises:
-            SceneError: if none of the scenes tried can be read.
         """
         failures: dict[str, str] = {}
         sample = self._train_sample(key, failures) if self.train else self._val_sample(key, failures)

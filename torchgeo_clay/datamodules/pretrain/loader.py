@@ -67,8 +67,7 @@ class PlannedLoader:
         Args:
             dataset: takes a :class:`~torchgeo_clay.datamodules.pretrain.plan.PatchKey`.
             plan: number of the epoch → its plan; all plans have the same number of steps.
-            rank: number of this rank.
-            world_size: number of ranks.
+            rank, world_size: of this process.
             num_workers: worker processes; 0 to load in this one.
             max_failures: scenes of this rank that may fail before the run is stopped.
         """
@@ -190,11 +189,7 @@ class ResumableLoader(PlannedLoader):
         return {'epoch': max(self._epoch, 0), 'step': step, 'identity': self.identity}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a saved position.
-
-        Raises:
-            ValueError: if the rest of the epoch would differ, as something the plan is made from has changed.
-        """
+        """Go to a saved position; raise if something the plan is made from has changed."""
         saved = state['identity']
         changed = sorted(k for k in {*saved, *self.identity} if saved.get(k) != self.identity.get(k))
         if changed:

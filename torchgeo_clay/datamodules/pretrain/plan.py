@@ -88,10 +88,6 @@ def count_batches(sizes: Mapping[str, int], global_batch: int, shares: Shares = 
         shares: ``equal``: every sensor gets as many batches as the largest fills, so smaller ones are drawn more than
             once (from other places of their scenes). ``size``: every sensor gets the batches it fills. A mapping
             of sensor to weight: as many batches in all as ``size``, in proportion to the weights; at least one each.
-
-    Raises:
-        ValueError: for a sensor that does not fill one batch, unknown shares, or weights that are not positive or
-            do not name exactly the sensors.
     """
     if not sizes:
         raise ValueError('Expected at least one sensor with samples, got none.')

@@ -57,8 +57,6 @@ _CHIP_OPTIONS = {'bands', 'to_db', 'gsd', 'order'}
 #: Chips read to find out whether the options fit them.
 _TRIED_CHIPS = 10
 
-Skipped = tuple[str, str]
-
 
 @dataclass(frozen=True)
 class SensorFolder:
@@ -67,9 +65,7 @@ class SensorFolder:
     Attributes:
         path: the folder.
         sensor: its sensor, with all bands.
-        options: arguments of :class:`~torchgeo_clay.datasets.SensorRaster` for its rasters (``bands``, ``scale``,
-            ``offset``, ``to_db``, ``nodata``, ``gsd``, ``time``) and of :class:`~torchgeo_clay.datasets.ClayChips` for
-            its chips (``order``).
+        options: how its files are read, the ``readers`` of ``ClayPretrainDataModule``.
     """
 
     path: Path
@@ -82,16 +78,7 @@ def find_folders(
     sensors: Sequence[str] | None = None,
     readers: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, SensorFolder]:
-    """Find the folders of sensors under a root.
-
-    Args:
-        root: the root.
-        sensors: names of the folders to use; None for all.
-        readers: name of a folder → options of its files.
-
-    Returns:
-        Name of the folder → the folder, sorted by name.
-    """
+    """Find the folders of sensors under a root, by name; see ``ClayPretrainDataModule`` for the arguments."""
     root, readers = Path(root), readers or {}
     layout = f'Expected one folder per sensor in it, such as {root / "sentinel-2-l2a"}, holding GeoTIFFs or .npz chips.'
     if not root.is_dir():
@@ -175,7 +162,7 @@ class ScannedFolder:
     patch_size: int
     sources: list[PatchSource] = field(default_factory=list)
     regions: list[Region] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
     gsd: list[float] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     weights: tuple[float, ...] | None = None

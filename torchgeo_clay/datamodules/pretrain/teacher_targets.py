@@ -105,8 +105,7 @@ class TargetStore:
     def find(self, keys: Iterable[bytes]) -> dict[bytes, tuple[str, int]]:
         """Search all parts that exist now: key → its part and row, of the keys that have a target.
 
-        Raises:
-            ValueError: if a part is damaged, or of another teacher or chips shown in another way, naming what differs.
+        A part that is damaged, or of another teacher or chips shown in another way, raises.
         """
         parts = sorted(str(path) for path in self.folder.glob('*.safetensors') if path.name[0] != '.')
         places = {key: (part, row) for part in parts for row, key in enumerate(self._read_keys(part))}
@@ -192,7 +191,6 @@ class _SensorChips:
     """The chips of one sensor that need targets."""
 
     name: str
-    sensor: Sensor
     source: ChipScenes
     regions: Mapping[int, Region]
     targets: ChipTargets
@@ -269,7 +267,7 @@ def _sensor_chips(data: ClayPretrainDataModule, folder: Path, about: Mapping[str
         parts = [dataset.scenes[name] for dataset in datasets if name in dataset.scenes]
         regions = [region for part in parts for region in part.regions]
         source = _only_source(name, parts[0], regions, data.patch_size)
-        sensor = data.selected[name]
+        sensor = source.sensor
         teacher_rgb(torch.zeros(1, len(sensor), 1, 1), sensor)  # raises for a sensor without rgb bands
         shown = {  # all that a target depends on
             **about,
@@ -289,7 +287,7 @@ def _sensor_chips(data: ClayPretrainDataModule, folder: Path, about: Mapping[str
         place = folder / f'{teacher}-{shown["sha256"][:12]}' / f'{name}-{fingerprint}'
         by_chip = {region.scene: region for region in regions}
         targets = ChipTargets(TargetStore(place, shown), source.chips.files, data.root, by_chip)
-        yield _SensorChips(name, sensor, source, by_chip, targets)
+        yield _SensorChips(name, source, by_chip, targets)
 
 
 def _only_source(name: str, scenes: SensorScenes, regions: Sequence[Region], patch_size: int) -> ChipScenes:
@@ -334,7 +332,7 @@ def _compute(
         if batch['chips']:
             image, valid = (batch[name].to(trainer.strategy.root_device) for name in ('image', 'valid'))
             with trainer.precision_plugin.forward_context():  # normalized and in the precision of training
-                targets = teach(teacher, of.sensor.normalize(image, valid), of.sensor).cpu()
+                targets = teach(teacher, of.source.sensor.normalize(image, valid), of.source.sensor).cpu()
             part |= zip([of.targets.keys[chip] for chip in batch['chips']], targets, strict=True)
         full = len(part) >= PART_CHIPS or time.monotonic() - began > PART_SECONDS
         if part and (full or number == len(loader)):
