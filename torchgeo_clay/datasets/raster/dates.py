@@ -172,8 +172,8 @@ def _matched(match: re.Match[str]) -> Acquisition:
     if parts['y'] not in _YEARS:
         return UNKNOWN
     try:
-        clock = (parts.get(unit, 0) for unit in 'HMS')
-        date = datetime(parts['y'], parts.get('m', 1), parts.get('d', 1), *clock, tzinfo=UTC)
+        hour, minute, second = (parts.get(unit, 0) for unit in 'HMS')
+        date = datetime(parts['y'], parts.get('m', 1), parts.get('d', 1), hour, minute, second, tzinfo=UTC)
         date += timedelta(days=parts.get('j', 1) - 1)
     except ValueError:
         return UNKNOWN
