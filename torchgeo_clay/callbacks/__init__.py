@@ -5,7 +5,7 @@
 from torchgeo_clay.callbacks.knn import KNNEvaluation
 from torchgeo_clay.callbacks.nonfinite import NonFiniteLoss
 from torchgeo_clay.callbacks.reconstruction import ReconstructionPlot
-from torchgeo_clay.callbacks.scene_writers import EmbeddingWriter, RasterWriter
+from torchgeo_clay.callbacks.scene_writers import EmbeddingWriter, PredictionWriter, RasterWriter
 from torchgeo_clay.callbacks.sensor_metadata import SensorMetadata
 from torchgeo_clay.plugins import AtomicCheckpoints
 
@@ -14,6 +14,7 @@ __all__ = (
     'EmbeddingWriter',
     'KNNEvaluation',
     'NonFiniteLoss',
+    'PredictionWriter',
     'RasterWriter',
     'ReconstructionPlot',
     'SensorMetadata',

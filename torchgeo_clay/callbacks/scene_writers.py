@@ -16,12 +16,13 @@ from torchgeo_clay.datamodules.scenes import SceneLoader
 from torchgeo_clay.inference.embedding import EmbeddingTable
 from torchgeo_clay.inference.maps import MapStyle
 from torchgeo_clay.inference.output import OnSkipped, SceneOutput, report_skipped
+from torchgeo_clay.inference.predictions import PredictionTable
 from torchgeo_clay.inference.scene_maps import SceneMaps, style_of
 from torchgeo_clay.writers.cog import write_patch_cogs
 from torchgeo_clay.writers.geoparquet import PartStore, Precision
 from torchgeo_clay.writers.quicklook import write_quicklooks
 
-__all__ = ('EmbeddingWriter', 'RasterWriter')
+__all__ = ('EmbeddingWriter', 'PredictionWriter', 'RasterWriter')
 
 
 class SceneWriter(Callback, ABC):
@@ -214,3 +215,38 @@ class RasterWriter(SceneWriter):
             any_sensor=self.any_sensor,
             loaded=trainer.ckpt_path is not None,
         )
+
+
+class PredictionWriter(SceneWriter):
+    """Writes what a task of classification or regression predicts for each chip, as one GeoParquet file.
+
+    Columns are ``class`` and ``probability_NAME`` of each class, or the values of a regression by name, then those of
+    :class:`EmbeddingWriter`: ``geometry``, ``datetime``, ``sensor``, ``gsd``, ``source``, ``row``, ``col``, ``valid``.
+    A folder of chips is predicted with ``chip`` as large as they are. Runs continue, and scenes are skipped, likewise.
+    """
+
+    def __init__(
+        self,
+        out: str,
+        classes: list[str] | None = None,
+        overwrite: bool = False,
+        any_sensor: bool = False,
+        on_skipped: OnSkipped = 'raise',
+    ) -> None:
+        """Initialize a new PredictionWriter instance.
+
+        Args:
+            out: the file, which ends in ``.parquet``.
+            classes: names of the classes, labels or values; None for the task's ``labels``, else numbers.
+            overwrite: whether a file or parts of another run are replaced.
+            any_sensor: whether to predict scenes of sensors and bands that the task was not trained on.
+            on_skipped: whether scenes that cannot be used are an error, after all others are written.
+        """
+        super().__init__(out, overwrite, on_skipped)
+        self.classes, self.any_sensor = classes, any_sensor
+        PartStore(out, {})  # raises for a wrong suffix
+
+    def make_output(self, trainer: Trainer, pl_module: Any, loader: SceneLoader) -> SceneOutput:
+        """Return the table; the trainer's ``ckpt_path`` says whether the task is trained."""
+        loaded = trainer.ckpt_path is not None
+        return PredictionTable(loader, pl_module, self.out, self.classes, self.overwrite, self.any_sensor, loaded)

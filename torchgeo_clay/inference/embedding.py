@@ -14,8 +14,9 @@ from typing import Any, Literal, NamedTuple
 import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 from pyproj import CRS
 from torch import Tensor
@@ -133,11 +134,12 @@ class EmbeddingTable(SceneOutput):
     def __init__(
         self,
         loader: SceneLoader,
-        task: ClayEmbedding,
+        task: LightningModule,
         out: str | os.PathLike[str],
         precision: Precision = 'float32',
         overwrite: bool = False,
         temporary: bool = False,
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         """Initialize a new EmbeddingTable instance.
 
@@ -148,6 +150,7 @@ class EmbeddingTable(SceneOutput):
             precision: of the embeddings.
             overwrite: whether a file or parts of another run are replaced.
             temporary: whether the file is not kept, and the log does not name it.
+            about: further settings of the run, which its metadata hold.
         """
         super().__init__(loader)
         pooling = task.hparams['pooling']
@@ -160,8 +163,9 @@ class EmbeddingTable(SceneOutput):
             'model': task.hparams['model'],
             'weights_sha256': tensor_digest(task.state_dict()),
             'pooling': pooling,
-            'latlon_order': task.hparams['latlon_order'],
+            'latlon_order': task.hparams.get('latlon_order'),
             'precision': precision,
+            **(about or {}),
             **self.data.settings,
         }
         self.store = PartStore(out, run)
@@ -203,8 +207,11 @@ class EmbeddingTable(SceneOutput):
 
     def complete(self, place: int) -> None:
         """Write a unit."""
-        unit = self.loader.units[place]
-        self.store.write(unit.key, embedding_table(_rows(self.windows.pop(place, []), unit), self.precision))
+        self.store.write(self.loader.units[place].key, self.table(place))
+
+    def table(self, place: int) -> pa.Table:
+        """Return a unit as a table, and forget it."""
+        return embedding_table(_rows(self.windows.pop(place, []), self.loader.units[place]), self.precision)
 
     def drop(self, place: int) -> None:
         """Forget a unit."""

@@ -177,6 +177,26 @@ def check_trained(model: nn.Module, loaded: bool = False) -> None:
         )
 
 
+def unknown_sensor(trained_on: Mapping[str, Sequence[str]] | None, sensor: Sensor) -> str:
+    """Return why a model does not predict scenes of a sensor; empty if it does.
+
+    Args:
+        trained_on: name of a sensor → bands of the batches that the model was trained on; None for any.
+        sensor: with the bands of the scenes.
+    """
+    if not trained_on:
+        return ''
+    bands, known = list(sensor.band_names), trained_on.get(sensor.name)
+    if known and set(known) == set(bands):
+        return ''
+    trained = '; '.join(f'{name} ({", ".join(b)})' for name, b in trained_on.items())
+    remedy = f'Give sensor={sensor.name!r}, bands={known}' if known else 'Train on this sensor'
+    return (
+        f'expected scenes of what the model was trained on, {trained}, got {sensor.name} ({", ".join(bands)}). '
+        f'{remedy}, or any_sensor: true to predict it all the same.'
+    )
+
+
 class SceneMaps(SceneOutput):
     """Maps of scenes. A map exists under its name once it is complete."""
 
@@ -235,7 +255,9 @@ class SceneMaps(SceneOutput):
             OutputError: if other files exist, or the folder cannot be written to.
             ValueError: if no scene is of a sensor that the model was trained on.
         """
-        reasons = {unit.source: self._unknown_sensor(unit.sensor) for unit in self.data.units}
+        reasons = {
+            unit.source: unknown_sensor(self.trained_on, self.data.selected[unit.sensor]) for unit in self.data.units
+        }
         if all(reasons.values()):
             raise ValueError(f'No scene to map: {next(iter(reasons.values()))}')
         self.failed |= {source: reason for source, reason in reasons.items() if reason}
@@ -246,20 +268,6 @@ class SceneMaps(SceneOutput):
                 for part in chain(*(file.parent.glob(f'.{file.stem}.*.{kind}.tif*') for kind in ('rows', 'partial'))):
                     part.unlink()
         return done
-
-    def _unknown_sensor(self, name: str) -> str:
-        """Return why scenes of a sensor are not mapped; empty if they are."""
-        if not self.trained_on:
-            return ''
-        bands, known = list(self.data.selected[name].band_names), self.trained_on.get(name)
-        if known and set(known) == set(bands):
-            return ''
-        trained = '; '.join(f'{sensor} ({", ".join(b)})' for sensor, b in self.trained_on.items())
-        remedy = f'Give sensor={name!r}, bands={known}' if known else 'Train on this sensor'
-        return (
-            f'expected scenes of what the model was trained on, {trained}, got {name} ({", ".join(bands)}). {remedy}, '
-            'or any_sensor: true to map it all the same.'
-        )
 
     def _is_done(self, unit: Unit) -> bool:
         """Return whether a unit's map is there; raise if another file is that may not be replaced."""
