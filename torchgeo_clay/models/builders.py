@@ -101,15 +101,23 @@ def _mae(
     return model if path is None else load_mae(model, path)
 
 
-def clay_mae_large_patch8(weights: WeightsLike = None, teacher: Teacher = None, **options: Any) -> ClayMAE:
+def clay_mae_large_patch8(
+    weights: WeightsLike = None,
+    teacher: Teacher = None,
+    representation_weight: float = 0.05,
+    norm_pix_loss: bool = False,
+    **options: Any,
+) -> ClayMAE:
     """Build Clay's large masked autoencoder (encoder 311 M, decoder 16 M parameters), the size of the v1.5 release.
 
     Args:
         weights: as :func:`clay_large_patch8`, except for encoder-only files.
         teacher: a module, or a timm name, whose weights are read from the checkpoint if it holds them, else fetched
             from timm's Hub; None for none.
-        **options: ``representation_weight``, ``norm_pix_loss``, ``mask_ratio`` and ``teacher_dim`` of :class:`ClayMAE`;
-            the others are of the encoder, see :class:`Clay`.
+        representation_weight: see :class:`ClayMAE`.
+        norm_pix_loss: see :class:`ClayMAE`.
+        **options: ``mask_ratio`` and ``teacher_dim`` of :class:`ClayMAE`; the others are of the encoder, see
+            :class:`Clay`.
 
     Raises:
         CheckpointError: for weights that cannot be fetched or read, or do not fit.
@@ -120,43 +128,61 @@ def clay_mae_large_patch8(weights: WeightsLike = None, teacher: Teacher = None, 
         'clay_large_patch8',
         weights,
         teacher,
-        options,
+        {'representation_weight': representation_weight, 'norm_pix_loss': norm_pix_loss, **options},
         encoder={'embed_dim': 1024, 'depth': 24, 'num_heads': 16, 'mlp_ratio': 4},
         decoder={'dim': 512, 'depth': 4, 'heads': 4, 'dim_head': 64, 'mlp_ratio': 4},
     )
 
 
-def clay_mae_base_patch8(weights: WeightsLike = None, teacher: Teacher = None, **options: Any) -> ClayMAE:
+def clay_mae_base_patch8(
+    weights: WeightsLike = None,
+    teacher: Teacher = None,
+    representation_weight: float = 0.05,
+    norm_pix_loss: bool = False,
+    **options: Any,
+) -> ClayMAE:
     """Build Clay's base autoencoder (encoder 92 M, decoder 16 M parameters); see :func:`clay_mae_large_patch8`."""
     return _mae(
         'clay_base_patch8',
         weights,
         teacher,
-        options,
+        {'representation_weight': representation_weight, 'norm_pix_loss': norm_pix_loss, **options},
         encoder={'embed_dim': 768, 'depth': 12, 'num_heads': 12, 'mlp_ratio': 4},
         decoder={'dim': 512, 'depth': 4, 'heads': 4, 'dim_head': 64, 'mlp_ratio': 4},
     )
 
 
-def clay_mae_small_patch8(weights: WeightsLike = None, teacher: Teacher = None, **options: Any) -> ClayMAE:
+def clay_mae_small_patch8(
+    weights: WeightsLike = None,
+    teacher: Teacher = None,
+    representation_weight: float = 0.05,
+    norm_pix_loss: bool = False,
+    **options: Any,
+) -> ClayMAE:
     """Build Clay's small autoencoder (encoder 11 M, decoder 3.7 M parameters); see :func:`clay_mae_large_patch8`."""
     return _mae(
         'clay_small_patch8',
         weights,
         teacher,
-        options,
+        {'representation_weight': representation_weight, 'norm_pix_loss': norm_pix_loss, **options},
         encoder={'embed_dim': 384, 'depth': 6, 'num_heads': 6, 'mlp_ratio': 2},
         decoder={'dim': 192, 'depth': 4, 'heads': 4, 'dim_head': 64, 'mlp_ratio': 2},
     )
 
 
-def clay_mae_tiny_patch8(weights: WeightsLike = None, teacher: Teacher = None, **options: Any) -> ClayMAE:
+def clay_mae_tiny_patch8(
+    weights: WeightsLike = None,
+    teacher: Teacher = None,
+    representation_weight: float = 0.05,
+    norm_pix_loss: bool = False,
+    **options: Any,
+) -> ClayMAE:
     """Build Clay's tiny autoencoder (encoder 4 M, decoder 1.7 M parameters); see :func:`clay_mae_large_patch8`."""
     return _mae(
         'clay_tiny_patch8',
         weights,
         teacher,
-        options,
+        {'representation_weight': representation_weight, 'norm_pix_loss': norm_pix_loss, **options},
         encoder={'embed_dim': 192, 'depth': 6, 'num_heads': 4, 'mlp_ratio': 2},
         decoder={'dim': 96, 'depth': 3, 'heads': 2, 'dim_head': 48, 'mlp_ratio': 2},
     )
