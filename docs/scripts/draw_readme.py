@@ -69,7 +69,7 @@ def reconstruct(task: ClayPretraining, raster: SensorRaster) -> tuple[Tensor, Te
     image = raster.sensor.normalize(batch['image'], batch['valid'])
     noise = torch.rand((len(samples), (_WINDOW // 8) ** 2), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        predicted = task.model.reconstruct(image, **vars(Conditioning.from_batch(batch)), noise=noise)
+        predicted = task.model.reconstruct(image, **Conditioning.from_batch(batch).arguments, noise=noise)
     side = _WINDOW // 8
     mask = rearrange(Masking.from_noise(noise, task.model.mask_ratio).mask.bool(), 'b (h w) -> b 1 h w', h=side)
     hidden = mask.repeat_interleave(8, -2).repeat_interleave(8, -1)

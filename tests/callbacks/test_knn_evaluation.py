@@ -127,7 +127,7 @@ def test_figures_are_those_of_scikit_learn_and_scipy_with_the_weights_of_that_ti
             assert batch['valid'].all()
             image = (batch['image'].float() - mean) / std
             with torch.no_grad():
-                embedded.append(encoder(image, **vars(Conditioning.from_batch(batch))))
+                embedded.append(encoder(image, **Conditioning.from_batch(batch).arguments))
             labels.append(batch['label'])
         found.append((torch.cat(embedded).numpy(), torch.cat(labels).numpy()))
     data.teardown('fit')
@@ -203,7 +203,7 @@ def test_embedding_leaves_the_encoder_as_it_was_and_knows_nodata(tiny_scenes):
     np.testing.assert_array_equal(labels, first['label'])
     batch = data.on_after_batch_transfer(first, 0)
     with torch.no_grad():
-        tokens = encoder.eval().forward_features(batch['image'], **vars(Conditioning.from_batch(batch)))
+        tokens = encoder.eval().forward_features(batch['image'], **Conditioning.from_batch(batch).arguments)
     np.testing.assert_allclose(embeddings[0], tokens[0, 3:].mean(dim=0), atol=1e-5)  # class token, two patches
     np.testing.assert_allclose(embeddings[1:], tokens[1:, 1:].mean(dim=1), atol=1e-5)
     with pytest.raises(ValueError, match='no batch'):

@@ -117,7 +117,7 @@ def test_each_sensor_has_its_own_scale_and_bands(tiny_scenes, tmp_path):
         with torch.no_grad():
             output = task.reconstruction(batch)
             pixels = task.model.reconstruct(
-                batch['image'], **vars(Conditioning.from_batch(batch)), noise=batch['noise']
+                batch['image'], **Conditioning.from_batch(batch).arguments, noise=batch['noise']
             )
         masked = output.mask.reshape(-1, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3).bool()
         error = (pixels - batch['target']).abs()[masked.expand_as(pixels)]

@@ -55,7 +55,7 @@ def test_compiled_training_gives_the_same_losses(tiny_scenes: dict[str, Any]) ->
 @torch.inference_mode()
 def test_compiled_embeddings_are_equal() -> None:
     task = ClayEmbedding('clay_tiny_patch8', weights=False, compile=True).eval()
-    expected = task.model(batch()['image'], **vars(Conditioning.from_batch(batch())))
+    expected = task.model(batch()['image'], **Conditioning.from_batch(batch()).arguments)
     torch.testing.assert_close(task(batch()), expected)
     assert task._folded['naip']._compiled_call_impl is not None
 

@@ -167,7 +167,7 @@ class ReconstructionPlot(Callback):
         conditioning = Conditioning.from_batch(some)
         model = task.model
         with torch.no_grad():
-            pixels = model.reconstruct(some['image'], **vars(conditioning), noise=some['noise'])
+            pixels = model.reconstruct(some['image'], **conditioning.arguments, noise=some['noise'])
         mask = Masking.from_noise(some['noise'], model.mask_ratio).mask
         target = torch.where(some['valid'], some['target'], torch.nan)
         figure = plot_reconstruction(target, pixels, mask, batch_sensor(batch), some['res'], name)

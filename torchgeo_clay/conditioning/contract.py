@@ -77,6 +77,11 @@ class Conditioning:
     #: Whether wavelengths and gsd were checked already, so that no forward looks at them again.
     checked: ClassVar[bool] = False
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments by these names of :meth:`torchgeo_clay.models.Clay.forward`."""
+        return {key: getattr(self, key) for key in ('wavelengths', 'gsd', 'time', 'latlon')}
+
     @staticmethod
     def from_batch(batch: Mapping[str, Any], order: LatLonOrder = 'latlon') -> CheckedConditioning:
         """Encode the metadata of a batch that follows the contract.

@@ -300,7 +300,7 @@ def embed_labeled(
         for loaded in loader:
             batch = transferred(data, loaded, device)
             labels.append(_labels(batch))
-            tokens = encoder.forward_features(batch['image'], **vars(Conditioning.from_batch(batch, latlon_order)))
+            tokens = encoder.forward_features(batch['image'], **Conditioning.from_batch(batch, latlon_order).arguments)
             embeddings.append(pool(tokens, batch, pooling).cpu().numpy())
     if not embeddings:
         raise ValueError(f'{type(data).__name__}: expected labeled chips, got no batch. Lower batch_size.')
