@@ -46,7 +46,7 @@ def pad_map(x: Tensor, height: int, width: int) -> Tensor:
     return F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]), mode='replicate')
 
 
-class _WholePyramid(Pyramid):
+class WholePyramid(Pyramid):
     """A pyramid that keeps the encoder's final norm, frozen as no map needs it, so that the encoder is whole."""
 
     def __init__(self, model: Clay, out_indices: int | Sequence[int] = (0, 1, 2, 3), output_stride: int = 32) -> None:
@@ -62,7 +62,7 @@ def _smp_model(model: str, decoder: str, outputs: int, weights: WeightsLike, **k
     if decoder == 'unet':
         kwargs['decoder_interpolation'] = 'bilinear'  # the default, nearest, leaves blocks
     if decoder != 'dpt':
-        kwargs['feature_cls'] = _WholePyramid
+        kwargs['feature_cls'] = WholePyramid
     if (path := resolve_weights(weights, model)) is not None:
         kwargs['pretrained_cfg_overlay'] = {'file': str(path)}
     return smp.create_model(

@@ -4,6 +4,7 @@
 
 from torchgeo_clay.tasks.change import ClayChangeDetection
 from torchgeo_clay.tasks.classification import ClayClassification
+from torchgeo_clay.tasks.detection import ClayInstanceSegmentation, ClayObjectDetection
 from torchgeo_clay.tasks.embedding import ClayEmbedding
 from torchgeo_clay.tasks.pretraining import ClayPretraining
 from torchgeo_clay.tasks.regression import ClayPixelwiseRegression, ClayRegression
@@ -13,6 +14,8 @@ __all__ = (
     'ClayChangeDetection',
     'ClayClassification',
     'ClayEmbedding',
+    'ClayInstanceSegmentation',
+    'ClayObjectDetection',
     'ClayPixelwiseRegression',
     'ClayPretraining',
     'ClayRegression',

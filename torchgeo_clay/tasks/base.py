@@ -30,7 +30,7 @@ from torchgeo_clay.models.weights import WeightsLike
 from torchgeo_clay.tasks.losses import LossWithoutIgnored
 from torchgeo_clay.tasks.optim import extend_schedule, finetuning, warm_cosine, warn_if_emulated
 
-__all__ = ('ClayTask', 'ImageTask', 'PixelTask')
+__all__ = ('ClayTask', 'ImageTask', 'PixelTask', 'check_labels')
 
 #: Number of validation batches of which TorchGeo's tasks plot the first sample.
 _PLOTTED = 10
@@ -41,6 +41,8 @@ _REFUSED: dict[str, tuple[Any, str]] = {
     'num_filters': (3, 'only TorchGeo\'s "fcn" has filters. Leave it out'),
     'patience': (10, 'the rate follows a warm-up and a cosine. Leave it out, and set warmup and lr'),
     'backbone': ('resnet50', 'model names the encoder'),
+    'trainable_layers': (3, 'they are layers of a ResNet. Leave it out; trainable_blocks are the last blocks of Clay'),
+    'weights_backbone': (None, 'weights are those of the encoder. Leave it out'),
     'freeze_decoder': (False, 'a frozen decoder would be random. Leave it out; freeze_backbone freezes the encoder'),
 }
 
@@ -62,6 +64,9 @@ class ClayTask(BaseTask):
 
     #: Whether TorchGeo's steps want a mask as (B, 1, H, W).
     labels_have_channel = False
+
+    #: Whether batches have objects: lists of boxes and labels per image.
+    takes_boxes = False
 
     #: Name of the argument that names the encoder.
     encoder_key = 'model'
@@ -245,7 +250,7 @@ class ClayTask(BaseTask):
         target = None if self.label_key is None else batch.get(self.label_key)
         if self.label_key is not None and isinstance(target, Tensor):
             classes = self.hparams['num_classes'] if self.hparams['task'] == 'multiclass' else 2
-            _check_labels(target, self.label_key, classes, self.hparams['ignore_index'])
+            check_labels(target, self.label_key, classes, self.hparams['ignore_index'])
 
     def integer_labels(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the batch with labels as TorchGeo's steps want them: int64, with or without a channel.
@@ -274,7 +279,16 @@ class ClayTask(BaseTask):
         return {**batch, self.label_key: target.long()}
 
     def _step(self, name: str, batch: Any, batch_idx: int, *args: Any) -> Any:
-        """Run one of TorchGeo's steps with Clay conditioned on the batch."""
+        """Run one of TorchGeo's steps with Clay conditioned on the batch.
+
+        Raises:
+            ValueError: for batches of objects in a task that takes none.
+        """
+        if 'bbox_xyxy' in batch and not self.takes_boxes and name != 'predict_step':
+            raise ValueError(
+                f"{type(self).__name__}: expected batches without objects, got 'bbox_xyxy'. For boxes use "
+                'ClayObjectDetection, for boxes with masks ClayInstanceSegmentation.'
+            )
         conditioning = self.conditioning(batch)
         batch = self.integer_labels(batch)
         if batch_idx == 0 or on_host(batch['image']):
@@ -413,7 +427,7 @@ class PixelTask(ClayTask):
         return cast(Tensor, self.model(x))
 
 
-def _check_labels(target: Tensor, key: str, num_classes: int | None, ignore_index: int | None) -> None:
+def check_labels(target: Tensor, key: str, num_classes: int | None, ignore_index: int | None) -> None:
     """Raise for labels that are not classes."""
     if num_classes is None or target.numel() == 0:
         return

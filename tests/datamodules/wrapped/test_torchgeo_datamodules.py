@@ -51,6 +51,7 @@ RIGHT: list[tuple[str, dict[str, Any], dict[str, Any], tuple[str, ...]]] = [
     ('EuroSAT', {'root': 'eurosat'}, {'sensor': S2}, TEN),
     ('EuroSAT100', {'root': 'eurosat'}, {'sensor': S2}, TEN),
     ('EuroSATSpatial', {'root': 'eurosat'}, {'sensor': S2}, TEN),
+    ('FAIR1M', {'root': 'fair1m'}, {'sensor': RGB, 'gsd': 0.6}, THREE),
     (
         'FieldsOfTheWorld',
         {'root': 'ftw', 'train_countries': ['austria'], 'val_countries': ['austria'], 'test_countries': ['austria']},
@@ -167,7 +168,6 @@ ELSEWHERE = {
 UNSEEN = {
     'DLRSD',
     'DLRSDMultilabel',
-    'FAIR1M',
     'FLAIRHUB',
     'FLAIRHUBToy',
     'OSCD100',

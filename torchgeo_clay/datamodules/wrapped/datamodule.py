@@ -17,9 +17,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, default_collate
 from torchgeo.datamodules import BaseDataModule
-from torchgeo.datasets import RGBBandsMissingError
+from torchgeo.datamodules.utils import collate_fn_detection
+from torchgeo.datasets import RGBBandsMissingError, stack_samples
 
 from torchgeo_clay.conditioning import check_batch
 from torchgeo_clay.datamodules.arguments import check_precision
@@ -114,10 +115,13 @@ class SensorCollate:
         if isinstance(samples, Mapping):
             return {**self.collate(samples), 'sensor': SensorName(self.sensor)}  # type: ignore[arg-type]
         rest = [{k: v for k, v in sample.items() if k not in METADATA} for sample in samples]
+        # as ReforesTree's datamodule has it, which TorchGeo 0.10 leaves with a collation that stacks boxes
+        stacks = self.collate in (default_collate, stack_samples)
+        collate = collate_fn_detection if stacks and 'bbox_xyxy' in rest[0] else self.collate
         stacked = {key: torch.stack([sample[key] for sample in samples]) for key in METADATA if key != 'time'}
         times = pad_sequence([sample['time'].reshape(-1) for sample in samples], True, math.nan)  # NaN for no date
         stacked['time'] = times if samples[0]['time'].ndim else times[:, 0]
-        return {**self.collate(rest), **stacked, 'sensor': SensorName(self.sensor)}
+        return {**collate(rest), **stacked, 'sensor': SensorName(self.sensor)}
 
 
 def _follow(module: nn.Module, batch: Mapping[str, Any], before: torch.Size, after: torch.Size) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from torchgeo.datasets import GeoDataset
 
 from torchgeo_clay.conditioning import check_gsd
 from torchgeo_clay.datasets.upstream import Sample
+from torchgeo_clay.datasets.wrapped.boxes import with_boxes, with_outlines
 from torchgeo_clay.datasets.wrapped.channels import (
     Selection,
     channels_of,
@@ -171,7 +172,7 @@ class SensorDataset(Dataset[Sample]):
             reading = opened_files()
         with reading as files:
             delivered = self.dataset[index]
-        sample = {self.rename.get(key, key): value for key, value in delivered.items()}
+        sample = with_boxes({self.rename.get(key, key): value for key, value in delivered.items()})
         image = self._image(sample)
         shape = None if self._transforms else (int(image.shape[-2]), int(image.shape[-1]))
         found = sample_metadata(leaf, position, delivered, files, shape)
@@ -274,7 +275,9 @@ class SensorDataset(Dataset[Sample]):
         if self.stacked > 1 and image.ndim == 4:
             image = rearrange(image, 't c h w -> (t c) h w')
         back = {new: old for old, new in self.rename.items()}
-        return {back.get(key, key): value for key, value in {**sample, 'image': image}.items()}
+        host = {key: value.cpu() if isinstance(value, Tensor) else value for key, value in sample.items()}
+        shown = with_outlines({**host, 'image': image}, leaf_of(self.dataset)[0])
+        return {back.get(key, key): value for key, value in shown.items()}
 
     def plot(self, sample: Sample, *args: Any, **kwargs: Any) -> Figure:
         """Plot a sample with the wrapped dataset's own ``plot``."""

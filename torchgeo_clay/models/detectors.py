@@ -1,0 +1,97 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""torchvision's detectors on Clay's feature maps. Shapes: B images, C bands, H × W pixels, F channels of a map.
+
+Sources: Faster R-CNN, https://arxiv.org/abs/1506.01497; FCOS, https://arxiv.org/abs/1904.01355; RetinaNet,
+https://arxiv.org/abs/1708.02002; Mask R-CNN, https://arxiv.org/abs/1703.06870, each with the feature pyramid network of
+https://arxiv.org/abs/1612.03144. Anchors and heads are those of ``torchgeo/tasks/detection.py`` and
+``torchgeo/tasks/instance_segmentation.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor, nn
+from torchgeo.tasks.utils import GeneralizedRCNNTransformNoOp
+from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
+
+from torchgeo_clay.models.clay import Clay
+from torchgeo_clay.models.decoders import WholePyramid
+
+__all__ = ('DETECTORS', 'DetectionBackbone', 'build_detector')
+
+
+class DetectionBackbone(nn.Module):
+    """Maps of strides 4 to 32, fused from coarse to fine, and coarser ones.
+
+    Attributes:
+        out_channels: F, channels of every map.
+    """
+
+    out_channels = 256
+
+    def __init__(self, encoder: Clay, extra: ExtraFPNBlock) -> None:
+        """Initialize a new DetectionBackbone instance.
+
+        Args:
+            encoder: conditioned on each batch by ``conditioned_on``.
+            extra: makes the maps coarser than stride 32.
+        """
+        super().__init__()
+        self.body = WholePyramid(encoder)
+        self.body.model.norm.requires_grad_(False)  # of no map
+        self.fpn = FeaturePyramidNetwork(self.body.feature_info.channels(), self.out_channels, extra)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Make the maps of (B, C, H, W): name → (B, F, ceil(H / s), ceil(W / s)), finest first."""
+        maps: dict[str, Tensor] = self.fpn({str(i): level for i, level in enumerate(self.body(x))})
+        return maps
+
+
+def _fcos(encoder: Clay, classes: int) -> FCOS:
+    """Return an FCOS, of one anchor point per cell."""
+    anchors = AnchorGenerator(tuple((2**i,) for i in range(3, 9)), ((1.0,),) * 6)
+    model = FCOS(DetectionBackbone(encoder, LastLevelP6P7(256, 256)), classes, anchor_generator=anchors)
+    # distances to the four sides come from a ReLU: those that begin below zero would have no gradient and stay there
+    nn.init.ones_(model.head.regression_head.bbox_reg.bias)
+    return model
+
+
+def _retinanet(encoder: Clay, classes: int) -> RetinaNet:
+    """Return a RetinaNet, of three sizes and three shapes of anchors per cell."""
+    sizes = ((16, 20, 25), (32, 40, 50), (64, 80, 101), (128, 161, 203), (256, 322, 406), (512, 645, 812))
+    anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * 6)
+    head = RetinaNetHead(256, anchors.num_anchors_per_location()[0], classes, partial(nn.GroupNorm, 32))
+    backbone = DetectionBackbone(encoder, LastLevelP6P7(256, 256))
+    return RetinaNet(backbone, classes, anchor_generator=anchors, head=head)
+
+
+#: TorchGeo's name of a detector → from encoder and number of classes to the detector, whose labels start at 0, or with
+#: two stages at 1.
+DETECTORS: dict[str, Callable[[Clay, int], nn.Module]] = {
+    'faster-rcnn': lambda encoder, n: FasterRCNN(DetectionBackbone(encoder, LastLevelMaxPool()), n + 1),
+    'fcos': _fcos,
+    'retinanet': _retinanet,
+    'mask-rcnn': lambda encoder, n: MaskRCNN(DetectionBackbone(encoder, LastLevelMaxPool()), n + 1),
+}
+
+
+def build_detector(name: str, encoder: Clay, classes: int) -> nn.Module:
+    """Build a detector that takes images as they are: any number of bands, neither normalized nor resized.
+
+    Images are padded with zeros, the mean, right and below to multiples of 32, which moves no box.
+
+    Args:
+        name: of :data:`DETECTORS`.
+        encoder: the encoder.
+        classes: number of labels.
+    """
+    detector = DETECTORS[name](encoder, classes)
+    detector.transform = GeneralizedRCNNTransformNoOp()
+    return detector
