@@ -6,10 +6,12 @@ from torchgeo_clay.datamodules.biomassters import BioMasstersDataModule
 from torchgeo_clay.datamodules.pretrain.datamodule import ClayPretrainDataModule
 from torchgeo_clay.datamodules.scenes import SceneDataModule
 from torchgeo_clay.datamodules.simulated import SyntheticDataModule
+from torchgeo_clay.datamodules.table import ChipTableDataModule
 from torchgeo_clay.datamodules.wrapped.datamodule import SensorDataModule
 
 __all__ = (
     'BioMasstersDataModule',
+    'ChipTableDataModule',
     'ClayPretrainDataModule',
     'SceneDataModule',
     'SensorDataModule',
