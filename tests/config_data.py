@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import numpy as np
 import rasterio
 from rasterio.transform import from_origin
+from shapely import box
 
 REPO = Path(__file__).resolve().parents[1]
 TORCHGEO_DATA = REPO / '../shared/data/torchgeo'
@@ -45,6 +47,32 @@ def write_l8biome(root: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
             with rasterio.open(root / name / file, 'w', **profile) as target:
                 target.write(pixels)
     return {'batch_size': 2, 'patch_size': 16, 'length': 2}, {'paths': str(root)}
+
+
+#: Dates of the patches that :func:`write_pastis` writes, as PASTIS' table has them; their number varies.
+PASTIS_DATES = (20180917, 20181216, 20190424, 20190721)
+
+
+def write_pastis(root: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Write ten patches as PASTIS-R has them: of Sentinel-2 and Sentinel-1, two to four dates each."""
+    rng = np.random.default_rng(0)
+    folder = root / 'PASTIS-R'
+    for name in ('DATA_S2', 'DATA_S1A', 'ANNOTATIONS'):
+        (folder / name).mkdir(parents=True)
+    rows, corners = [], []
+    for patch in range(10):
+        dates = PASTIS_DATES[: 2 + patch % 3]
+        s2 = rng.integers(200, 4000, (len(dates), 10, 32, 32)).astype(np.int16)
+        s1 = rng.normal(-12, 4, (len(dates), 3, 32, 32)).astype(np.float32)
+        np.save(folder / f'DATA_S2/S2_{patch}.npy', s2)
+        np.save(folder / f'DATA_S1A/S1A_{patch}.npy', s1)
+        np.save(folder / f'ANNOTATIONS/TARGET_{patch}.npy', rng.integers(0, 20, (3, 32, 32)).astype(np.uint8))
+        numbered = json.dumps({str(i): date for i, date in enumerate(dates)})
+        rows.append({'ID_PATCH': patch, 'Fold': 1 + patch % 5, 'dates-S2': numbered, 'dates-S1A': numbered})
+        corners.append((800_000 + 1280 * patch, 6_500_000))
+    geometry = [box(x, y, x + 320, y + 320) for x, y in corners]
+    geopandas.GeoDataFrame(rows, geometry=geometry, crs='EPSG:2154').to_file(folder / 'metadata.geojson')
+    return {'batch_size': 2, 'padding_length': 5}, {'root': str(root)}
 
 
 SCENES = {'scenes_per_sensor': 5, 'size': 32, 'sensors': ['sentinel-2-l2a', 'naip']}

@@ -168,7 +168,7 @@ def test_torchgeos_own_task_takes_the_same_batches() -> None:
     ('change', 'message'),
     [
         ({'image': image(2, 3, 16, 16)}, r'Expected images \(B, T, C, H, W\), several dates, got \(2, 3, 16, 16\)'),
-        ({'time': TIMES.repeat(2, 2)}, r'time: expected \(2,\) or one per date \(2, 3\), got \(2, 6\)\. Pad and cut'),
+        ({'time': TIMES.repeat(2, 2)}, r'time: expected \(2,\) or one per date \(2, 3\), got \(2, 6\)\. Pad or cut'),
         ({'length': torch.tensor([3, 0])}, r'length: expected 1 to 3 dates, .*got 0 for sample 1\. Leave samples'),
         ({'length': torch.tensor([4, 1])}, r'length: expected 1 to 3 dates, .*got 4 for sample 0'),
         ({'length': torch.tensor([1])}, r'length: expected \(2,\) integers, .* got \(1,\) torch\.int64'),

@@ -156,6 +156,8 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
 ELSEWHERE = {
     'ChesapeakeCVPR': 'tests/test_configs.py',
     'HySpecNet11k': 'tests/test_configs.py',
+    'PASTIS': 'tests/datamodules/wrapped/test_series.py',
+    'PASTIS100': 'as PASTIS',
     'SSL4EOL': 'below',
     'SSL4EOS12': 'below',
     'SeasonalContrastS2': 'below',
@@ -171,8 +173,6 @@ UNSEEN = {
     'FLAIRHUB',
     'FLAIRHUBToy',
     'OSCD100',
-    'PASTIS',
-    'PASTIS100',
 }
 BASES = {'Base', 'Geo', 'NonGeo', 'SpaceNetBase'}
 

@@ -16,6 +16,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, default_collate
 from torchgeo.datamodules import BaseDataModule
@@ -26,7 +27,7 @@ from torchgeo_clay.conditioning import check_batch
 from torchgeo_clay.datamodules.arguments import check_precision
 from torchgeo_clay.datasets.wrapped.channels import OWN, own_sensor
 from torchgeo_clay.datasets.wrapped.dataset import SensorDataset
-from torchgeo_clay.datasets.wrapped.resampling import center_shift, pixel_growth, share_masks, transforms_of
+from torchgeo_clay.datasets.wrapped.resampling import SharedMask, center_shift, pixel_growth, share_masks, transforms_of
 from torchgeo_clay.models.clay import PATCH_SIZE
 from torchgeo_clay.sensors import Sensor, get_sensor
 
@@ -119,9 +120,22 @@ class SensorCollate:
         stacks = self.collate in (default_collate, stack_samples)
         collate = collate_fn_detection if stacks and 'bbox_xyxy' in rest[0] else self.collate
         stacked = {key: torch.stack([sample[key] for sample in samples]) for key in METADATA if key != 'time'}
-        times = pad_sequence([sample['time'].reshape(-1) for sample in samples], True, math.nan)  # NaN for no date
-        stacked['time'] = times if samples[0]['time'].ndim else times[:, 0]
-        return {**collate(rest), **stacked, 'sensor': SensorName(self.sensor)}
+        times = [sample['time'] for sample in samples]
+        stacked['sensor'] = SensorName(self.sensor)
+        if samples[0]['image'].ndim == 4:
+            return {**self._series(rest, times), **stacked}
+        return {**collate(rest), **stacked, 'time': torch.stack(times)}
+
+    def _series(self, samples: list[dict[str, Any]], times: list[Tensor]) -> dict[str, Any]:
+        """Collate series, padded or cut to one number of dates as the loader does, else padded to the longest."""
+        lengths = [int(sample.get('length', len(sample['image']))) for sample in samples]
+        images = pad_sequence([sample['image'] for sample in samples], batch_first=True)
+        batch = self.collate([{**sample, 'image': image} for sample, image in zip(samples, images, strict=True)])
+        dates = batch['image'].shape[1]
+        if 'length' in batch or len(set(lengths)) > 1:
+            batch['length'] = torch.tensor(lengths).clamp(max=dates)
+        known = pad_sequence(times, True, math.nan)[:, :dates]  # NaN for no date
+        return {**batch, 'time': F.pad(known, (0, dates - known.shape[1]), value=math.nan)}
 
 
 def _follow(module: nn.Module, batch: Mapping[str, Any], before: torch.Size, after: torch.Size) -> dict[str, Any]:
@@ -195,6 +209,7 @@ class SensorDataModule(BaseDataModule):
     sensor's, applied once, after the augmentation, on the device. A batch has the datamodule's keys and
 
     * ``image`` (B, C, H, W) or (B, T, C, H, W) float32, (x - mean) / std of the sensor
+    * for series of several lengths ``length`` (B,), the number of real dates, which padding follows; on the host
     * ``wavelength`` (B, C) µm · ``res`` (B,) meters per pixel, following resizes and crops
     * ``lat``, ``lon`` (B,) degrees WGS84 of the chip's center before augmentation · ``time`` (B,) or (B, T) seconds
       UTC; all float64, NaN for unknown
@@ -290,6 +305,9 @@ class SensorDataModule(BaseDataModule):
             dataset = getattr(self.datamodule, name, None)
             if isinstance(dataset, Dataset):
                 setattr(self, name, self._wrap(dataset))
+        for name in ('target_mean', 'target_std'):  # read by TorchGeo's tasks of spatiotemporal regression
+            if hasattr(self.datamodule, name):
+                setattr(self, name, getattr(self.datamodule, name))
 
     @property
     def selected(self) -> dict[str, Sensor]:
@@ -369,8 +387,9 @@ class SensorDataModule(BaseDataModule):
         return batch
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move a batch as the wrapped datamodule does."""
-        return self.datamodule.transfer_batch_to_device(batch, device, dataloader_idx)
+        """Move a batch as the wrapped datamodule does, all but the number of dates, which the host has to know."""
+        moved = self.datamodule.transfer_batch_to_device(batch, device, dataloader_idx)
+        return {**moved, 'length': batch['length']} if 'length' in batch else moved
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augment a batch as the wrapped datamodule does, adapt ``res``, and normalize for the sensor.
@@ -382,8 +401,9 @@ class SensorDataModule(BaseDataModule):
             raise ValueError(f'{type(self).__name__}: call setup before its batches are used.')
         self.datamodule.trainer = self.trainer
         self._called.clear()
-        sensor, stacked = self._current.sensor, self._current.stacked
-        if stacked > 1:  # as the datamodule's augmentation knows them
+        sensor, stacked = self._current.sensor, 1
+        if batch['image'].ndim == 5 and not any(isinstance(module, SharedMask) for module in self._augmentations):
+            stacked = batch['image'].shape[1]  # so that an augmentation of images treats all dates alike
             batch = {**batch, 'image': rearrange(batch['image'], 'b t c h w -> b (t c) h w')}
         before = batch['image'].shape
         # what an augmentation fills with zeros is no data, not a raw 0

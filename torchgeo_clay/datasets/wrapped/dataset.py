@@ -174,6 +174,8 @@ class SensorDataset(Dataset[Sample]):
             delivered = self.dataset[index]
         sample = with_boxes({self.rename.get(key, key): value for key, value in delivered.items()})
         image = self._image(sample)
+        if image.ndim == 4 and isinstance(leaf, GeoDataset) and 'mask' in sample and sample['mask'].ndim == 3:
+            sample['mask'] = sample['mask'].amax(0)  # TorchGeo stacks the files of labels too; a mosaic, as it makes
         shape = None if self._transforms else (int(image.shape[-2]), int(image.shape[-1]))
         found = sample_metadata(leaf, position, delivered, files, shape)
         given = {} if self.metadata is None else self.metadata(leaf, position)
@@ -274,6 +276,8 @@ class SensorDataset(Dataset[Sample]):
         image = image if self.selection is None else self.selection.restore(image)
         if self.stacked > 1 and image.ndim == 4:
             image = rearrange(image, 't c h w -> (t c) h w')
+        elif image.ndim == 4 and isinstance(leaf_of(self.dataset)[0], GeoDataset):
+            image = image[0]  # the plots of these datasets show one date
         back = {new: old for old, new in self.rename.items()}
         host = {key: value.cpu() if isinstance(value, Tensor) else value for key, value in sample.items()}
         shown = with_outlines({**host, 'image': image}, leaf_of(self.dataset)[0])

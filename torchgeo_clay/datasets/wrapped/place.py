@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
+import geopandas
 import pandas as pd
 import PIL.Image
 import rasterio
@@ -22,6 +24,7 @@ from rasterio.transform import from_origin
 from torch import Tensor
 from torchgeo.datasets import (
     OSCD,
+    PASTIS,
     SSL4EOL,
     SSL4EOS12,
     BioMassters,
@@ -218,6 +221,23 @@ def _of_row(row: Any) -> Acquisition:
     return next((raster.acquired for raster in _rasters([path]).values()), acquired)
 
 
+@functools.lru_cache(maxsize=8)
+def _pastis_patches(path: str) -> GeoDataFrame:
+    """PASTIS' table of patches, by number, in degrees."""
+    return geopandas.read_file(path).set_index('ID_PATCH').to_crs('EPSG:4326')
+
+
+def _of_pastis(dataset: PASTIS, index: int) -> SampleMetadata:
+    """Place and dates of a PASTIS patch, whose arrays are in the order of its table's dates."""
+    patches = _pastis_patches(os.path.join(dataset.root, dataset.directory, 'metadata.geojson'))
+    patch = patches.loc[dataset.idxs[index]]
+    dates = patch.get(f'dates-{dataset.image_key.upper()}')  # number → year, month and day as an integer
+    dates = json.loads(dates) if isinstance(dates, str) else dates
+    acquired = [from_name(str(dates[key])) for key in sorted(dates, key=int)] if isinstance(dates, dict) else ()
+    center = patch.geometry.centroid
+    return SampleMetadata(center.y, center.x, 10.0, tuple(acquired))
+
+
 def _tile_gsd(dataset: Any, rows: pd.DataFrame) -> float:
     """Meters per pixel of the tile that a query of Chesapeake CVPR reads."""
     layer = next((name for name in dataset.layers if name.startswith(('naip', 'landsat'))), None)
@@ -226,12 +246,17 @@ def _tile_gsd(dataset: Any, rows: pd.DataFrame) -> float:
     return sizes[0] if sizes else math.nan
 
 
-def _number(sample: Mapping[str, Any], key: str) -> float:
-    """A scalar of the dataset's own sample, NaN if missing."""
+def _numbers(sample: Mapping[str, Any], key: str) -> list[float]:
+    """A number of the dataset's own sample, or one per date; none if missing."""
     value = sample.get(key)
     if isinstance(value, Tensor):
-        return float(value) if value.numel() == 1 else math.nan
-    return float(value) if isinstance(value, int | float) else math.nan
+        return [float(v) for v in value.reshape(-1)] if value.ndim <= 1 else []
+    return [float(value)] if isinstance(value, int | float) else []
+
+
+def _number(sample: Mapping[str, Any], key: str) -> float:
+    """A number of the dataset's own sample, the first known of several dates; NaN if missing."""
+    return next((number for number in _numbers(sample, key) if math.isfinite(number)), math.nan)
 
 
 def sample_metadata(
@@ -249,13 +274,14 @@ def sample_metadata(
     """
     indexed = isinstance(dataset, GeoDataset)
     found = _of_query(dataset, index) if indexed else _of_files(dataset, index, files, shape)
+    if isinstance(dataset, PASTIS):  # whose files are arrays
+        found = _of_pastis(dataset, index)
     lat, lon, gsd, acquired = found.lat, found.lon, found.gsd, found.acquired
     for prefix in ('', 'centroid_'):
         if math.isnan(lat):
             lat, lon = _number(sample, f'{prefix}lat'), _number(sample, f'{prefix}lon')
     if math.isnan(gsd):
         gsd = _number(sample, 'res')
-    time = _number(sample, 'time')
-    if not any(a.known for a in acquired) and math.isfinite(time):
-        acquired = (Acquisition(time, time, time),)
+    if not any(a.known for a in acquired):
+        acquired = tuple(Acquisition(t, t, t) if math.isfinite(t) else UNKNOWN for t in _numbers(sample, 'time'))
     return SampleMetadata(lat, lon, gsd, acquired, found.growth)
