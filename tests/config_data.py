@@ -100,6 +100,8 @@ DATA: Mapping[str, Options] = {
     'clay_landcoverai': shared('landcoverai'),
     'clay_levircd': shared('levircd/levircd', {'patch_size': 32}),
     'clay_mmflood': shared('mmflood', {'patch_size': 8, 'length': 4}),
+    'clay_pastis': write_pastis,
+    'clay_synthetic_crops': lambda root: ({'batch_size': 2}, {'dates': ['05-05', '07-25'], 'patch_size': 32}),
     'clay_synthetic_classification': synthetic,
     'clay_synthetic_regression': synthetic,
     'clay_synthetic_segmentation': synthetic,

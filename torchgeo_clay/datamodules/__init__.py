@@ -6,6 +6,7 @@ from torchgeo_clay.datamodules.biomassters import BioMasstersDataModule
 from torchgeo_clay.datamodules.pretrain.datamodule import ClayPretrainDataModule
 from torchgeo_clay.datamodules.scenes import SceneDataModule
 from torchgeo_clay.datamodules.simulated import SyntheticDataModule
+from torchgeo_clay.datamodules.simulated_crops import SyntheticCropsDataModule
 from torchgeo_clay.datamodules.table import ChipTableDataModule
 from torchgeo_clay.datamodules.wrapped.datamodule import SensorDataModule
 
@@ -15,5 +16,6 @@ __all__ = (
     'ClayPretrainDataModule',
     'SceneDataModule',
     'SensorDataModule',
+    'SyntheticCropsDataModule',
     'SyntheticDataModule',
 )

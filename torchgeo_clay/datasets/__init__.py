@@ -9,6 +9,7 @@ from torchgeo_clay.datasets.raster.dataset import SensorRaster
 from torchgeo_clay.datasets.raster.files import SceneError
 from torchgeo_clay.datasets.raster.scene import Scene, scan_scene
 from torchgeo_clay.datasets.simulated import SyntheticChips
+from torchgeo_clay.datasets.simulated_crops import SyntheticCrops
 from torchgeo_clay.datasets.table import ChipTable
 from torchgeo_clay.datasets.wrapped.dataset import SensorDataset
 from torchgeo_clay.simulator import SyntheticScenes
@@ -23,6 +24,7 @@ __all__ = (
     'SensorDataset',
     'SensorRaster',
     'SyntheticChips',
+    'SyntheticCrops',
     'SyntheticScenes',
     'scan_scene',
 )

@@ -117,7 +117,7 @@ def _measure(
         return setting, _radar(rng, sensor, surface), label, surface.green
     cloudy = sensor.gsd >= _CLEAR_SKY and (index + index // len(BIOMES)) % 2 == 1  # every second scene
     cloud = _clouds(rng, size, 2 * biome.cloud if cloudy else 0.0)
-    image = _light(rng, sensor, surface, cloud)
+    image = optical_image(rng, sensor, surface, cloud)
     if (units := _UNITS.get(sensor.name)) is not None and units.air:
         image = _through_air(image, sensor, setting.sun if units.sun else 1.0)
     label = np.where(cloud > 0.5, np.uint8(LandCover.CLOUD), label)
@@ -132,7 +132,7 @@ def _clouds(rng: np.random.Generator, size: int, share: float) -> Field:
     return np.clip(0.5 + (field - np.quantile(field, 1 - share)) / 0.5, 0, 1).astype(np.float32)
 
 
-def _light(rng: np.random.Generator, sensor: Sensor, surface: Surface, cloud: Field) -> Field:
+def optical_image(rng: np.random.Generator, sensor: Sensor, surface: Surface, cloud: Field) -> Field:
     """Surface reflectance (C, H, W) through clouds, blurred by the optics, with noise."""
     ground = np.tensordot(reflectance(sensor.wavelengths), surface.shares, axes=1) * surface.brightness
     shift = max(2, cloud.shape[0] // 24)

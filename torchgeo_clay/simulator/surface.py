@@ -28,6 +28,7 @@ __all__ = (
     'backscatter',
     'cloud_reflectance',
     'make_surface',
+    'mix',
     'reflectance',
 )
 
@@ -113,7 +114,7 @@ class Surface:
     green: Field
 
 
-def _mix(shares: Field, where: Mask, **parts: NDArray[np.floating[Any]] | float) -> None:
+def mix(shares: Field, where: Mask, **parts: NDArray[np.floating[Any]] | float) -> None:
     """Set the mixture of some pixels; parts are material names in lower case, normalized to sum to 1."""
     columns = {Material[name.upper()]: np.broadcast_to(part, where.shape)[where] for name, part in parts.items()}
     total = sum(columns.values())
@@ -135,10 +136,10 @@ def _crops(rng: np.random.Generator, shares: Field, layout: Layout, season: floa
     bare, light = 1 - leaf, np.clip(soil[layout.fields] + 0.15 * patchy, 0, 1)
     dry = bare * straw[layout.fields]
     crops = layout.label == LandCover.CROPS
-    _mix(
+    mix(
         shares, crops, leaf=leaf, straw=dry, dark_soil=(bare - dry) * (1 - 0.5 * light), sand=(bare - dry) * 0.5 * light
     )
-    _mix(shares, crops & layout.hedges, canopy=0.3 + 0.3 * season, straw=0.3, dark_soil=0.2)
+    mix(shares, crops & layout.hedges, canopy=0.3 + 0.3 * season, straw=0.3, dark_soil=0.2)
 
 
 def _town(rng: np.random.Generator, shares: Field, layout: Layout, season: float, gsd: float) -> None:
@@ -149,15 +150,15 @@ def _town(rng: np.random.Generator, shares: Field, layout: Layout, season: float
     if gsd < 6:  # plots are wide enough to resolve a house within its garden
         garden |= grow(borders(layout.buildings), round(min(2 / gsd, 4)))
     town = layout.label == LandCover.BUILT_UP
-    _mix(
+    mix(
         shares,
         town,
         tile=0.8 * (kind < 0.65) + 0.1,
         concrete=0.9 * (kind >= 0.65) + 0.05,
         asphalt=0.5 * (kind > 0.85) + 0.05,
     )
-    _mix(shares, town & garden, leaf=0.2 + 0.4 * season, canopy=0.3, straw=0.25, dark_soil=0.1, concrete=0.15)
-    _mix(shares, town & (layout.streets | layout.roads), asphalt=0.8, concrete=0.15, straw=0.1)
+    mix(shares, town & garden, leaf=0.2 + 0.4 * season, canopy=0.3, straw=0.25, dark_soil=0.1, concrete=0.15)
+    mix(shares, town & (layout.streets | layout.roads), asphalt=0.8, concrete=0.15, straw=0.1)
 
 
 def _wild(rng: np.random.Generator, shares: Field, layout: Layout, season: float, patchy: Field) -> None:
@@ -165,16 +166,16 @@ def _wild(rng: np.random.Generator, shares: Field, layout: Layout, season: float
     size = patchy.shape[0]
     slow = fractal(rng, size, 3.5)
     turbid = np.clip(0.35 + 0.25 * slow + 0.35 * layout.elevation, 0.03, 1)  # shallow water is the brighter
-    _mix(shares, layout.label == LandCover.WATER, clear_water=1 - turbid, turbid_water=turbid)
+    mix(shares, layout.label == LandCover.WATER, clear_water=1 - turbid, turbid_water=turbid)
     evergreen = np.clip(0.6 + 0.3 * slow, 0.2, 1)
     crown = np.clip(0.9 * (evergreen + (1 - evergreen) * season) + 0.05 * patchy, 0.1, 0.97)
-    _mix(shares, layout.label == LandCover.FOREST, canopy=crown * 0.85, leaf=crown * 0.15, straw=1 - crown)
+    mix(shares, layout.label == LandCover.FOREST, canopy=crown * 0.85, leaf=crown * 0.15, straw=1 - crown)
     green = np.clip((0.25 + 0.6 * season) * (0.85 + 0.25 * slow) + 0.08 * patchy, 0.05, 0.95)
-    _mix(shares, layout.label == LandCover.GRASS, leaf=green, straw=0.75 * (1 - green), dark_soil=0.25 * (1 - green))
+    mix(shares, layout.label == LandCover.GRASS, leaf=green, straw=0.75 * (1 - green), dark_soil=0.25 * (1 - green))
     light = np.clip(0.6 + 0.25 * slow + 0.12 * patchy, 0.05, 1)
-    _mix(shares, layout.label == LandCover.SOIL, sand=light, dark_soil=1 - light + 0.05, straw=0.1)
+    mix(shares, layout.label == LandCover.SOIL, sand=light, dark_soil=1 - light + 0.05, straw=0.1)
     pack = np.clip(0.9 + 0.12 * patchy, 0.4, 1)
-    _mix(shares, layout.label == LandCover.SNOW, snow=pack, dark_soil=1 - pack)
+    mix(shares, layout.label == LandCover.SNOW, snow=pack, dark_soil=1 - pack)
 
 
 def _brightness(rng: np.random.Generator, layout: Layout, relief: float, gsd: float) -> Field:

@@ -401,9 +401,9 @@ class SensorDataModule(BaseDataModule):
             raise ValueError(f'{type(self).__name__}: call setup before its batches are used.')
         self.datamodule.trainer = self.trainer
         self._called.clear()
-        sensor, stacked = self._current.sensor, 1
+        sensor, dates = self._current.sensor, 0  # 0 for single images, or dates that stay on an axis of their own
         if batch['image'].ndim == 5 and not any(isinstance(module, SharedMask) for module in self._augmentations):
-            stacked = batch['image'].shape[1]  # so that an augmentation of images treats all dates alike
+            dates = batch['image'].shape[1]  # as channels, so that an augmentation of images treats all alike
             batch = {**batch, 'image': rearrange(batch['image'], 'b t c h w -> b (t c) h w')}
         before = batch['image'].shape
         # what an augmentation fills with zeros is no data, not a raw 0
@@ -417,7 +417,7 @@ class SensorDataModule(BaseDataModule):
                 'alone, torchgeo_clay.datasets.SensorDataset(dataset, sensor, rename=…), in a datamodule of your own.'
             ) from error
         image, after = batch['image'], batch['image'].shape
-        if after[-3] != stacked * len(sensor) or (image is not raw and not self._called):
+        if after[-3] != max(dates, 1) * len(sensor) or (image is not raw and not self._called):
             raise ValueError(
                 f'image: {name} writes an image of its own after the transfer ({after[-3]} channels; expected '
                 f'{", ".join(sensor.band_names)}, in the units of {sensor.name}). Switch that off, such as with '
@@ -433,11 +433,11 @@ class SensorDataModule(BaseDataModule):
             scale *= self._augmentations[module]
             batch |= _follow(module, batch, before, after)
         image = image.float() * scale
-        if stacked > 1:
-            image = rearrange(image, 'b (t c) h w -> b t c h w', t=stacked)
+        if dates:
+            image = rearrange(image, 'b (t c) h w -> b t c h w', t=dates)
         valid = torch.isfinite(image)
         if (kept := batch.pop(_FILLED, None)) is not None:
-            valid = valid & ((kept.unsqueeze(1) if stacked > 1 else kept) > 0.5)
+            valid = valid & ((kept.unsqueeze(1) if dates else kept) > 0.5)
         # the selection not before the transfer: Lightning refuses to move it
         return {**batch, 'image': sensor.normalize(image, valid), 'selection': sensor}
 
