@@ -310,7 +310,7 @@ class ChipsDataModule(NonGeoDataModule):
         self.train_dataset = self.val_dataset = Chips(**self.kwargs)
 
 
-@pytest.mark.parametrize(('lengths', 'expected'), [([3, 1, 2], [3, 1, 2]), ([2, 2], None)])
+@pytest.mark.parametrize(('lengths', 'expected'), [([3, 1, 2], [3, 1, 2]), ([2, 2], None), ([1, 1], None)])
 def test_series_of_several_lengths_are_padded(lengths: list[int], expected: list[int] | None) -> None:
     inner = ChipsDataModule(Chips, batch_size=3, lengths=lengths)
     data = SensorDataModule(inner, 'sentinel-2-l2a', channels=['B02'], gsd=10)
