@@ -8,6 +8,7 @@ host's.
 
 from collections.abc import Callable
 from copy import deepcopy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torchgeo.datamodules import NonGeoDataModule
+from torchgeo.datasets import NonGeoDataset
 
+from torchgeo_clay.datamodules import SensorDataModule
 from torchgeo_clay.sensors import SENSORS
 from torchgeo_clay.tasks import ClayEmbedding, ClayPretraining
 
@@ -123,6 +127,44 @@ def test_embedding_a_batch_waits_for_nothing(pooling: str) -> None:
         batch = to(host, 'meta')
         with Apart():
             assert task(batch).device.type == 'meta'
+
+
+class Chips(NonGeoDataset):
+    bands = ('R', 'G', 'B', 'NIR')
+
+    def __init__(self, split: str = 'train') -> None:
+        self.split = split
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {'image': torch.randint(1, 255, (4, 32, 32)).float(), 'label': torch.tensor(index)}
+
+
+class Moved(nn.Module):
+    """Stands for kornia's crop, whose own code waits: the image moved, and the matrix by which."""
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Any]:
+        image, filled = batch['image'], batch['mask_filled']
+        self.transform_matrix = torch.zeros_like(image[:, :1, :3, :3]).squeeze(1) + image[:, 0, :3, :3]
+        return {**batch, 'image': image[..., 8:, 8:] * 1, 'mask_filled': filled[..., 8:, 8:]}
+
+
+def test_a_batch_of_any_datamodule_waits_for_nothing() -> None:
+    """Selection, place and resolution after a crop, fill and normalization."""
+    wrapped = NonGeoDataModule(Chips, 2)
+    wrapped.train_aug = Moved()
+    data = SensorDataModule(wrapped, 'naip', gsd=1.0)
+    flags = {'validating': False, 'testing': False, 'predicting': False, 'sanity_checking': False}
+    data.trainer = SimpleNamespace(precision='32-true', training=True, **flags)
+    data.setup('fit')
+    batch = to(next(iter(data.train_dataloader())), 'meta')
+    data.on_after_batch_transfer(batch, 0)  # statistics are copied to the device when a sensor is first seen
+    with Apart():
+        ready = data.on_after_batch_transfer(batch, 0)
+    assert {ready[key].device.type for key in ('image', 'lat', 'lon', 'res')} == {'meta'}
+    assert ready['image'].shape == (2, 4, 24, 24)
 
 
 def test_what_waits_is_found() -> None:

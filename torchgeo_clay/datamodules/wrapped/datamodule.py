@@ -146,7 +146,7 @@ def _follow(module: nn.Module, batch: Mapping[str, Any], before: torch.Size, aft
         meters = shift.to(batch['lat']) * batch['res'].to(batch['lat'])[:, None]
         lat = batch['lat'] - meters[:, 0] / _METERS_PER_DEGREE
         found = {'lat': lat, 'lon': batch['lon'] + meters[:, 1] / _METERS_PER_DEGREE / torch.cos(torch.deg2rad(lat))}
-    return {**found, 'res': batch['res'] * pixel_growth(module, count).to(batch['res'], non_blocking=True)}
+    return {**found, 'res': batch['res'] * pixel_growth(module, count, batch['res'].device)}
 
 
 def with_dataset(loader: Any, replace: Callable[[Dataset[Any]], Any]) -> Any:

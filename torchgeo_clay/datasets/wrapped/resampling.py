@@ -108,7 +108,7 @@ def _growth(module: nn.Module, drawn: dict[str, Tensor]) -> Tensor | None:
     return torch.linalg.det(matrix[:, :2, :2].double()).abs().clamp_min(1e-12).rsqrt()
 
 
-def pixel_growth(module: nn.Module, batch: int) -> Tensor:
+def pixel_growth(module: nn.Module, batch: int, device: torch.device | str = 'cpu') -> Tensor:
     """Return the factor of a transform's last call on the side of each sample's pixels.
 
     For resizes and crops the ratio of pixels: 32 resized to 64 are half as large. For affine transforms the area of
@@ -117,12 +117,13 @@ def pixel_growth(module: nn.Module, batch: int) -> Tensor:
     Args:
         module: a container or a single transform of kornia, after a call.
         batch: number of samples; the first frame of a sequence represents all.
+        device: of the result.
 
     Returns:
-        (B,), where the parameters were drawn: nothing waits for a device.
+        (B,) float32.
     """
     module = module.inner if isinstance(module, SharedMask) else module
-    total = torch.ones(batch)
+    total = torch.ones(batch, device=device)
     params = getattr(module, '_params', None)
     leaves = [(module, params)] if isinstance(params, dict) else _leaves(module, params)
     for leaf, drawn in leaves:
@@ -130,7 +131,7 @@ def pixel_growth(module: nn.Module, batch: int) -> Tensor:
         if growth is not None:
             growth = growth.detach().float()
             first = growth.reshape(batch, -1)[:, 0] if growth.numel() % batch == 0 else growth[:1]
-            total = total.to(first.device, non_blocking=True) * first
+            total = total * first.to(device, non_blocking=True)
     return total
 
 
