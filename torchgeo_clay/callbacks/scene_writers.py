@@ -12,9 +12,11 @@ import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
+from torchgeo_clay.datamodules.arguments import check_share
 from torchgeo_clay.datamodules.scenes import SceneLoader
 from torchgeo_clay.inference.embedding import EmbeddingTable
 from torchgeo_clay.inference.maps import MapStyle
+from torchgeo_clay.inference.objects import ObjectTable
 from torchgeo_clay.inference.output import OnSkipped, SceneOutput, report_skipped
 from torchgeo_clay.inference.predictions import PredictionTable
 from torchgeo_clay.inference.scene_maps import SceneMaps, style_of
@@ -22,7 +24,7 @@ from torchgeo_clay.writers.cog import write_patch_cogs
 from torchgeo_clay.writers.geoparquet import PartStore, Precision
 from torchgeo_clay.writers.quicklook import write_quicklooks
 
-__all__ = ('EmbeddingWriter', 'PredictionWriter', 'RasterWriter')
+__all__ = ('DetectionWriter', 'EmbeddingWriter', 'PredictionWriter', 'RasterWriter')
 
 
 class SceneWriter(Callback, ABC):
@@ -243,10 +245,55 @@ class PredictionWriter(SceneWriter):
             on_skipped: whether scenes that cannot be used are an error, after all others are written.
         """
         super().__init__(out, overwrite, on_skipped)
-        self.classes, self.any_sensor = classes, any_sensor
+        self.classes, self.options = classes, {'any_sensor': any_sensor}
         PartStore(out, {})  # raises for a wrong suffix
 
     def make_output(self, trainer: Trainer, pl_module: Any, loader: SceneLoader) -> SceneOutput:
         """Return the table; the trainer's ``ckpt_path`` says whether the task is trained."""
-        loaded = trainer.ckpt_path is not None
-        return PredictionTable(loader, pl_module, self.out, self.classes, self.overwrite, self.any_sensor, loaded)
+        options = self.options | {'loaded': trainer.ckpt_path is not None}
+        return PredictionTable(loader, pl_module, self.out, self.classes, overwrite=self.overwrite, **options)
+
+
+class DetectionWriter(SceneWriter):
+    """Writes the objects of whole scenes, each once, as one GeoParquet file.
+
+    Columns are ``geometry`` in WGS84, boxes, or with :class:`~torchgeo_clay.tasks.ClayInstanceSegmentation` outlines of
+    masks, ``label``, ``class`` (its name), ``score``, ``datetime``, ``sensor``, ``source``, and the box in the scene's
+    pixels: ``row``, ``col``, ``height``, ``width``. Windows overlap as the datamodule's ``stride`` says, best by more
+    than the largest object; see :func:`~torchgeo_clay.inference.objects.merge_objects`. Runs continue scene by scene,
+    and scenes are skipped, as :class:`EmbeddingWriter` does.
+    """
+
+    def __init__(
+        self,
+        out: str,
+        classes: list[str] | None = None,
+        score: float = 0.3,
+        iou: float = 0.5,
+        overwrite: bool = False,
+        any_sensor: bool = False,
+        on_skipped: OnSkipped = 'raise',
+    ) -> None:
+        """Initialize a new DetectionWriter instance.
+
+        Args:
+            out: the file, which ends in ``.parquet``.
+            classes: names of the classes, label 0 first; None for their numbers.
+            score: of the objects written, at least, 0 to 1.
+            iou: overlap above which two boxes of a class are one object, 0 to 1.
+            overwrite: whether a file or parts of another run are replaced.
+            any_sensor: whether to search scenes of sensors and bands that the task was not trained on.
+            on_skipped: whether scenes that cannot be used are an error, after all others are written.
+
+        Raises:
+            ValueError: for numbers out of range.
+        """
+        super().__init__(out, overwrite, on_skipped)
+        check_share(1, score=score, iou=iou)
+        self.classes, self.options = classes, {'score': score, 'iou': iou, 'any_sensor': any_sensor}
+        PartStore(out, {})  # raises for a wrong suffix
+
+    def make_output(self, trainer: Trainer, pl_module: Any, loader: SceneLoader) -> SceneOutput:
+        """Return the table; the trainer's ``ckpt_path`` says whether the task is trained."""
+        options = self.options | {'loaded': trainer.ckpt_path is not None}
+        return ObjectTable(loader, pl_module, self.out, self.classes, overwrite=self.overwrite, **options)

@@ -131,6 +131,9 @@ class Window(NamedTuple):
 class EmbeddingTable(SceneOutput):
     """One GeoParquet file, written in parts; see :class:`~torchgeo_clay.writers.PartStore`."""
 
+    #: Whether a table without rows is a result.
+    may_be_empty = False
+
     def __init__(
         self,
         loader: SceneLoader,
@@ -153,7 +156,7 @@ class EmbeddingTable(SceneOutput):
             about: further settings of the run, which its metadata hold.
         """
         super().__init__(loader)
-        pooling = task.hparams['pooling']
+        pooling = task.hparams.get('pooling')
         if pooling == 'patches' and self.data.align != PATCH:
             raise ValueError(
                 "pooling='patches' needs chips whose patches lie on one grid: give the datamodule patch_grid: true."
@@ -233,7 +236,7 @@ class EmbeddingTable(SceneOutput):
                     f'{counted(len(blank), "scene")} without a row, as no pixel holds data. Is the nodata value right? '
                     f'First: {blank[0]}'
                 )
-            rows = self.store.finish(parts, failed, crs=CRS.from_epsg(4326))
+            rows = self.store.finish(parts, failed, crs=CRS.from_epsg(4326), empty=self.may_be_empty)
             size = self.store.path.stat().st_size / 1e6
             where = '' if self.temporary else f'{self.store.path}: '
             rank_zero_info(f'{self.summary}. {where}{counted(rows, "row")}, {size:.1f} MB.')

@@ -16,50 +16,41 @@ from torchgeo_clay.datamodules.scenes import SceneLoader
 from torchgeo_clay.inference.embedding import EmbeddingTable
 from torchgeo_clay.inference.scene_maps import check_trained, unknown_sensor
 from torchgeo_clay.tasks import ClayClassification, ClayRegression
+from torchgeo_clay.tasks.base import ClayTask
 
-__all__ = ('PredictionTable',)
+__all__ = ('PredictionTable', 'TaskTable')
 
 
-class PredictionTable(EmbeddingTable):
-    """One GeoParquet file with a row per chip: its class and probabilities, or its values."""
+class TaskTable(EmbeddingTable):
+    """A table of what a trained task predicts, of scenes of the sensors that it was trained on."""
 
     def __init__(
         self,
         loader: SceneLoader,
-        task: ClayClassification | ClayRegression,
+        task: ClayTask,
         out: str | os.PathLike[str],
-        classes: Sequence[str] | None = None,
+        about: Mapping[str, Any],
         overwrite: bool = False,
         any_sensor: bool = False,
         loaded: bool = False,
     ) -> None:
-        """Initialize a new PredictionTable instance.
+        """Initialize a new TaskTable instance.
 
         Args:
-            loader: whose chips are classified.
+            loader: whose chips are predicted.
             task: with its weights.
             out: the file, which ends in ``.parquet``.
-            classes: names of the classes, labels or values; None for the task's ``labels``, else numbers.
+            about: settings of the run, which its metadata hold.
             overwrite: whether a file or parts of another run are replaced.
             any_sensor: whether to predict scenes of sensors that the task was not trained on.
             loaded: whether a checkpoint was loaded into the task.
 
         Raises:
-            ValueError: for another task, one that is not trained, or another number of names.
+            ValueError: for a task that is not trained.
         """
-        if not isinstance(task, ClayClassification | ClayRegression):
-            raise ValueError(
-                f'PredictionWriter: expected ClayClassification or ClayRegression, got {type(task).__name__}. Use '
-                'RasterWriter for tasks of pixels, EmbeddingWriter for ClayEmbedding.'
-            )
         check_trained(task, loaded)
-        self.kind = task.hparams['task'] if isinstance(task, ClayClassification) else 'regression'
-        count = 2 if self.kind == 'binary' else task.outputs
-        self.names = [*(classes or task.hparams['labels'] or map(str, range(count)))]
-        if len(self.names) != count:
-            raise ValueError(f'classes: expected {count} names, got {len(self.names)}: {", ".join(self.names)}.')
         self.trained_on = None if any_sensor else task.trained_on
-        super().__init__(loader, task, out, overwrite=overwrite, about={'classes': self.names, 'task': self.kind})
+        super().__init__(loader, task, out, overwrite=overwrite, about=about)
 
     def begin(self) -> set[str]:
         """Prepare the folder of parts, and skip scenes of sensors that the task was not trained on."""
@@ -69,6 +60,42 @@ class PredictionTable(EmbeddingTable):
             raise ValueError(f'No scene to predict: {next(iter(reasons.values()))}')
         self.failed |= {unit.source: reasons[unit.sensor] for unit in self.data.units if reasons[unit.sensor]}
         return done | {unit.key for unit in self.data.units if reasons[unit.sensor]}
+
+
+class PredictionTable(TaskTable):
+    """One GeoParquet file with a row per chip: its class and probabilities, or its values."""
+
+    def __init__(
+        self,
+        loader: SceneLoader,
+        task: ClayClassification | ClayRegression,
+        out: str | os.PathLike[str],
+        classes: Sequence[str] | None = None,
+        **options: Any,
+    ) -> None:
+        """Initialize a new PredictionTable instance.
+
+        Args:
+            loader: whose chips are classified.
+            task: with its weights.
+            out: the file, which ends in ``.parquet``.
+            classes: names of the classes, labels or values; None for the task's ``labels``, else numbers.
+            **options: see :class:`TaskTable`.
+
+        Raises:
+            ValueError: for another task, one that is not trained, or another number of names.
+        """
+        if not isinstance(task, ClayClassification | ClayRegression):
+            raise ValueError(
+                f'PredictionWriter: expected ClayClassification or ClayRegression, got {type(task).__name__}. Use '
+                'RasterWriter for tasks of pixels, EmbeddingWriter for ClayEmbedding.'
+            )
+        self.kind = task.hparams['task'] if isinstance(task, ClayClassification) else 'regression'
+        count = 2 if self.kind == 'binary' else task.outputs
+        self.names = [*(classes or task.hparams['labels'] or map(str, range(count)))]
+        if len(self.names) != count:
+            raise ValueError(f'classes: expected {count} names, got {len(self.names)}: {", ".join(self.names)}.')
+        super().__init__(loader, task, out, {'classes': self.names, 'task': self.kind}, **options)
 
     def take(self, outputs: Tensor, batch: Mapping[str, Any]) -> None:
         """Keep probabilities or values, (B, K) or (B,), until their units are complete."""

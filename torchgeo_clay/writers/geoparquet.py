@@ -28,7 +28,16 @@ from pyproj import CRS
 
 from torchgeo_clay.writers.atomic import OutputError, atomic, check_writable
 
-__all__ = ('KEY', 'PartStore', 'Rows', 'embedding_batches', 'embedding_table', 'read_metadata', 'write_geoparquet')
+__all__ = (
+    'KEY',
+    'PartStore',
+    'Rows',
+    'embedding_batches',
+    'embedding_table',
+    'placed_columns',
+    'read_metadata',
+    'write_geoparquet',
+)
 
 Precision = Literal['float32', 'float16', 'int8']
 
@@ -84,13 +93,11 @@ def embedding_table(rows: Rows, precision: Precision = 'float32') -> pa.Table:
         ValueError: for an unknown precision.
     """
     values, scale = _quantized(rows.embedding, precision)
-    geometry = np.asarray(rows.geometry, dtype=object)
-    known = np.isfinite(rows.time)
-    milliseconds = np.where(known, np.nan_to_num(rows.time) * 1000, 0).round().astype(np.int64)
+    placed = placed_columns(rows.geometry, rows.time)
     columns = {
         'embedding': pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1]),
-        'geometry': pa.array(shapely.to_wkb(geometry), pa.binary()),
-        'datetime': pa.array(milliseconds, pa.timestamp('ms', tz='UTC'), mask=~known),
+        'geometry': placed['geometry'],
+        'datetime': placed['datetime'],
         'sensor': pa.array(rows.sensor, pa.string()),
         'gsd': pa.array(rows.gsd, pa.float32()),
         'source': pa.array(rows.source, pa.string()),
@@ -100,11 +107,22 @@ def embedding_table(rows: Rows, precision: Precision = 'float32') -> pa.Table:
     }
     if scale is not None:
         columns['scale'] = pa.array(scale, pa.float32())
-    bounds = _bounds(geometry)
+    return pa.table({**columns, 'bbox': placed['bbox']})
+
+
+def placed_columns(geometry: Sequence[Any], time: npt.NDArray[np.float64]) -> dict[str, pa.Array]:
+    """Return the columns ``geometry``, ``datetime`` and ``bbox`` of N geometries and times, NaN for unknown."""
+    shapes = np.array([*geometry, None], dtype=object)[:-1]  # of objects, however few
+    known = np.isfinite(time)
+    milliseconds = np.where(known, np.nan_to_num(time) * 1000, 0).round().astype(np.int64)
+    bounds = _bounds(shapes)
     unknown = np.isnan(bounds[:, 0])
     parts = [pa.array(bounds[:, i], pa.float64(), mask=unknown) for i in range(4)]
-    columns['bbox'] = pa.StructArray.from_arrays(parts, names=list(_BBOX))
-    return pa.table(columns)
+    return {
+        'geometry': pa.array(shapely.to_wkb(shapes), pa.binary()),
+        'datetime': pa.array(milliseconds, pa.timestamp('ms', tz='UTC'), mask=~known),
+        'bbox': pa.StructArray.from_arrays(parts, names=list(_BBOX)),
+    }
 
 
 def _quantized(
@@ -140,6 +158,7 @@ def write_geoparquet(
     crs: CRS | None,
     metadata: Mapping[str, Any],
     row_group: int = _ROW_GROUP,
+    empty: bool = False,
 ) -> int:
     """Write tables as one GeoParquet file, atomically, with one row group in memory.
 
@@ -149,12 +168,13 @@ def write_geoparquet(
         crs: of the geometries; None for unknown.
         metadata: written into the file as JSON, such as the model and its weights.
         row_group: rows per row group.
+        empty: whether a table without rows is written, too.
 
     Returns:
         The number of rows.
 
     Raises:
-        ValueError: if there is no row.
+        ValueError: if there is no row, unless ``empty``.
         OutputError: if the file cannot be written.
     """
     seen: tuple[set[str], list[npt.NDArray[np.float64]]] = set(), []
@@ -162,7 +182,7 @@ def write_geoparquet(
     with atomic(path) as partial:
         writer: pq.ParquetWriter | None = None
         try:
-            for table in _grouped(tables, row_group):
+            for table in _grouped(tables, row_group, empty):
                 if writer is None:
                     dictionaries = ['sensor', 'source']
                     writer = pq.ParquetWriter(partial, table.schema, compression='zstd', use_dictionary=dictionaries)
@@ -178,7 +198,7 @@ def write_geoparquet(
     return count
 
 
-def _grouped(tables: Iterable[pa.Table], rows: int) -> Iterable[pa.Table]:
+def _grouped(tables: Iterable[pa.Table], rows: int, empty: bool) -> Iterable[pa.Table]:
     """Concatenate small tables until they fill a row group."""
     waiting: list[pa.Table] = []
     for table in tables:
@@ -188,12 +208,14 @@ def _grouped(tables: Iterable[pa.Table], rows: int) -> Iterable[pa.Table]:
             whole = together.num_rows // rows * rows
             yield together.slice(0, whole)
             waiting = [together.slice(whole)] if whole < together.num_rows else []
-    if any(t.num_rows for t in waiting):
+    if any(t.num_rows for t in waiting) or (empty and waiting):
         yield pa.concat_tables(waiting)
 
 
 def _record(table: pa.Table, types: set[str], bounds: list[npt.NDArray[np.float64]]) -> None:
     """Record the types of a table's geometries and their bounds."""
+    if not table.num_rows:
+        return
     geometry = shapely.from_wkb(table['geometry'].to_numpy(zero_copy_only=False))
     names = {3: 'Polygon', 6: 'MultiPolygon'}
     types.update(names[i] for i in set(shapely.get_type_id(geometry).tolist()))
@@ -357,13 +379,16 @@ class PartStore:
         with atomic(self.folder / f'{key}.parquet') as partial:
             pq.write_table(table, partial, compression='zstd')
 
-    def finish(self, parts: Mapping[str, str], failed: Mapping[str, str], *, crs: CRS | None) -> int:
+    def finish(
+        self, parts: Mapping[str, str], failed: Mapping[str, str], *, crs: CRS | None, empty: bool = False
+    ) -> int:
         """Make one file of all parts, in their order, and remove the folder. Call it on one process.
 
         Args:
             parts: key of a part → its scene, in the order of the table.
             failed: scene → reason, of scenes that are skipped as a whole.
             crs: of the geometries; None for unknown.
+            empty: whether a table without rows is written, too.
 
         Returns:
             The number of rows.
@@ -377,7 +402,7 @@ class PartStore:
         def tables() -> Iterator[pa.Table]:
             for key in wanted:
                 table = pq.read_table(self.folder / f'{key}.parquet')
-                if table.num_rows:
+                if table.num_rows or empty:
                     yield table
 
         about = {
@@ -386,7 +411,7 @@ class PartStore:
             'parts': [*parts],
             'failed': failed,
         }
-        count = write_geoparquet(self.path, tables(), crs=crs, metadata={**self.run, **about})
+        count = write_geoparquet(self.path, tables(), crs=crs, metadata={**self.run, **about}, empty=empty)
         shutil.rmtree(self.folder)
         return count
 

@@ -26,7 +26,8 @@ from shapely import MultiPolygon, Polygon, box, union_all
 from shapely.affinity import translate
 
 __all__ = (
-    'apply', 'footprint', 'footprint_wgs84', 'georeferencing', 'lon_lat', 'shifted', 'window_center', 'window_gsd',
+    'apply', 'footprint', 'footprint_wgs84', 'georeferencing', 'lon_lat', 'outline_wgs84', 'shifted',
+    'window_center', 'window_gsd',
 )  # fmt: skip
 
 _WGS84 = Geod(ellps='WGS84')
@@ -248,9 +249,13 @@ def footprint_wgs84(
         A polygon in degrees WGS84; two or more if the window crosses the antimeridian; an empty one if the place is
         unknown.
     """
+    return outline_wgs84(crs, transform, _corners(row, col, height, width))
+
+
+def outline_wgs84(crs: CRS | None, transform: Affine, corners: list[tuple[float, float]]) -> Polygon | MultiPolygon:
+    """Return an outline of pixels, corners as (column, row), in longitude and latitude, as :func:`footprint_wgs84`."""
     if crs is None:
         return Polygon()
-    corners = _corners(row, col, height, width)
     edges = pairwise([*corners, corners[0]])
     points = [point for begin, end in edges for point in _edge(crs, transform, begin, end)]
     if not np.isfinite(points).all():
