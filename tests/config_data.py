@@ -12,6 +12,7 @@ from typing import Any
 import geopandas
 import numpy as np
 import rasterio
+from object_data import write_vhr10
 from rasterio.transform import from_origin
 from shapely import box
 
@@ -83,6 +84,17 @@ def synthetic(root: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     return {'root': str(root / 'scenes'), 'synthetic': SCENES, 'batch_size': 2, 'patch_size': 16}, {}
 
 
+def houses(root: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Options of `SyntheticDataModule` for scenes that have houses."""
+    scenes = {'scenes_per_sensor': 5, 'size': 192, 'sensors': ['linz']}
+    return {'root': str(root / 'scenes'), 'synthetic': scenes, 'batch_size': 1, 'patch_size': 96}, {}
+
+
+def vhr10(root: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Write images of VHR-10."""
+    return {'batch_size': 2, 'patch_size': 64}, write_vhr10(root)
+
+
 EUROSAT = shared('eurosat')
 CHESAPEAKE = {f'{split}_splits': ['de-test'] for split in ('train', 'val', 'test')}
 
@@ -103,8 +115,12 @@ DATA: Mapping[str, Options] = {
     'clay_pastis': write_pastis,
     'clay_synthetic_crops': lambda root: ({'batch_size': 2}, {'dates': ['05-05', '07-25'], 'patch_size': 32}),
     'clay_synthetic_classification': synthetic,
+    'clay_synthetic_detection': houses,
+    'clay_synthetic_instances': houses,
     'clay_synthetic_regression': synthetic,
     'clay_synthetic_segmentation': synthetic,
+    'clay_vhr10_detection': vhr10,
+    'clay_vhr10_instances': vhr10,
 }
 
 

@@ -15,7 +15,7 @@ from config_data import DATA, TORCHGEO_DATA, options_of
 CONFIGS = sorted((Path(__file__).parents[1] / 'configs').glob('*.yaml'))
 PRETRAINING = [path for path in CONFIGS if path.stem.startswith('clay_pretrain')]
 # for `torchgeo predict`; run by the tests of their callbacks
-PREDICTION = [path for path in CONFIGS if path.stem in ('clay_embed', 'clay_map')]
+PREDICTION = [path for path in CONFIGS if path.stem in ('clay_detect', 'clay_embed', 'clay_map')]
 DOWNSTREAM = [path for path in CONFIGS if path not in [*PRETRAINING, *PREDICTION]]
 Command = Callable[..., None]
 

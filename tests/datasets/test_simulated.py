@@ -13,6 +13,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from torchgeo_clay.datamodules.pretrain.plan import PatchKey
+from torchgeo_clay.datamodules.simulated import KeyedChips
 from torchgeo_clay.datasets import SyntheticChips, SyntheticScenes
 from torchgeo_clay.datasets.simulated import split_scene_numbers
 from torchgeo_clay.simulator import CLASSES
@@ -114,7 +116,7 @@ def test_bands_and_metadata_are_the_rasters(scenes: SyntheticScenes) -> None:
     ('wrong', 'message'),
     [
         ({'split': 'training'}, "split: expected one of train, val, test, got 'training'"),
-        ({'task': 'change'}, "task: expected one of classification, segmentation, regression, got 'change'"),
+        ({'task': 'change'}, "task: expected one of classification, segmentation, regression, detection, got 'change'"),
         ({'patch_size': 96}, "patch_size: expected 1 to 80, the scenes' size, got 96"),
         ({'min_share': 1.5}, 'min_share: expected a share from 0 to 1, got 1.5'),
         ({'min_share': 1.0, 'patch_size': 80}, 'min_share: expected chips that a class covers to 100%'),
@@ -143,3 +145,24 @@ def test_plot(scenes: SyntheticScenes, task: str, panels: int) -> None:
     else:
         shown = figure.axes[1].images[0].get_array()
         np.testing.assert_allclose(np.asarray(shown), sample['mask'].numpy())
+
+
+def test_houses_are_boxes_of_masks(tmp_path: Path) -> None:
+    """Every chip has a house, whose box is that of its mask, in the pixels of built-up land."""
+    scenes = SyntheticScenes(tmp_path, sensors=['linz'], scenes_per_sensor=5, size=192)
+    chips = SyntheticChips(scenes, 'linz', 'train', 'detection', patch_size=96)
+    assert 0 < len(chips) <= 12
+    keyed = KeyedChips(chips, train=True)
+    flipped = (keyed[PatchKey('linz', epoch, 0)] for epoch in range(4))
+    for sample in chain((chips[i] for i in range(len(chips))), flipped):
+        assert len(sample['label']) == len(sample['mask']) == len(sample['bbox_xyxy']) > 0
+        assert (sample['label'] == 1).all()
+        for mask, box in zip(sample['mask'].numpy(), sample['bbox_xyxy'].tolist(), strict=True):
+            rows, cols = np.nonzero(mask)
+            assert box == [cols.min(), rows.min(), cols.max() + 1, rows.max() + 1]
+    first, (scene, row, col) = chips[0], chips.chips[0]
+    with rasterio.open(scenes.labels / 'linz' / Path(chips.raster.scenes[scene].path).name) as file:
+        labels = file.read(1)[row : row + 96, col : col + 96]
+    assert (labels[first['mask'].numpy().any(0)] == chips.classes.index('built-up')).all()
+    assert len(chips.plot({**first, 'prediction_bbox_xyxy': first['bbox_xyxy'] + 2}).axes) == 2
+    chips.close()

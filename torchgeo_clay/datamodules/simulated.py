@@ -19,7 +19,7 @@ from torchgeo_clay.datamodules.pretrain.dataset import FLIP, HIDE_METADATA
 from torchgeo_clay.datamodules.pretrain.loader import PlannedLoader, ResumableDataModule, ResumableLoader
 from torchgeo_clay.datamodules.pretrain.plan import PatchKey, rng_of
 from torchgeo_clay.datamodules.wrapped.datamodule import SensorName
-from torchgeo_clay.datasets.simulated import ChipTask, Split, SyntheticChips
+from torchgeo_clay.datasets.simulated import ChipTask, Split, SyntheticChips, boxes_of
 from torchgeo_clay.sensors import Sensor
 from torchgeo_clay.simulator import SyntheticScenes
 
@@ -42,6 +42,8 @@ class KeyedChips(Dataset[dict[str, Any]]):
             dims = [dim for dim, draw in zip((-2, -1), flips, strict=True) if draw < FLIP]
             for name in {'image', 'valid', 'mask'} & set(sample):
                 sample[name] = torch.flip(sample[name], dims)
+            if 'bbox_xyxy' in sample:
+                sample['bbox_xyxy'] = boxes_of(sample['mask'])
             hidden = hide < self.hide_metadata
         if hidden:
             for name in ('lat', 'lon', 'time'):
@@ -51,7 +53,7 @@ class KeyedChips(Dataset[dict[str, Any]]):
 
 
 class SyntheticDataModule(ResumableDataModule):
-    """Chips of :class:`~torchgeo_clay.datasets.SyntheticScenes` with land cover or vegetation cover to predict.
+    """Chips of :class:`~torchgeo_clay.datasets.SyntheticScenes` with land cover, vegetation cover or houses to predict.
 
     Existing scenes, such as those of pretraining, are used; else they are written. No scene has chips in two of
     training, validation and test; the images of all, though not their labels, may have been pretrained on. Flips
@@ -82,7 +84,7 @@ class SyntheticDataModule(ResumableDataModule):
         Args:
             root: folder of the scenes.
             sensor: name of the sensor whose scenes are used.
-            task: ``classification``, ``segmentation`` or ``regression``, see
+            task: ``classification``, ``segmentation``, ``regression`` or ``detection``, see
                 :class:`~torchgeo_clay.datasets.SyntheticChips`.
             bands: names or aliases of the bands wanted, in the order wanted; None for all.
             batch_size: samples per batch and device.

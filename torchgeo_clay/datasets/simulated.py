@@ -15,18 +15,25 @@ import rasterio
 import torch
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from rasterio.windows import Window
+from torch import Tensor
 from torchgeo.datasets import NonGeoDataset
+from torchvision.ops import masks_to_boxes
 
 from torchgeo_clay.datasets.plotting import true_color
 from torchgeo_clay.datasets.raster.dataset import SensorRaster
 from torchgeo_clay.datasets.upstream import Sample
 from torchgeo_clay.simulator import CLASSES, SyntheticScenes
+from torchgeo_clay.simulator.render import make_scene
 
-__all__ = ('ChipTask', 'Split', 'SyntheticChips', 'split_scene_numbers')
+__all__ = ('ChipTask', 'Split', 'SyntheticChips', 'boxes_of', 'split_scene_numbers')
 
 Split = Literal['train', 'val', 'test']
-ChipTask = Literal['classification', 'segmentation', 'regression']
+ChipTask = Literal['classification', 'segmentation', 'regression', 'detection']
+
+#: Pixels that a house has at least in a chip.
+_LEAST = 16
 
 _COLORS = ListedColormap([[part / 255 for part in c.color] for c in CLASSES])
 
@@ -68,6 +75,11 @@ def split_scene_numbers(count: int, val_split: float, test_split: float, seed: i
     return {'train': list(range(train)), 'val': sorted(held[:val]), 'test': sorted(held[val:])}
 
 
+def boxes_of(mask: Tensor) -> Tensor:
+    """Return the boxes of masks: (N, H, W) → (N, 4), left, top, right and bottom edges in pixels."""
+    return masks_to_boxes(mask) + torch.tensor([0.0, 0, 1, 1])
+
+
 class SyntheticChips(NonGeoDataset):
     """Chips side by side of one sensor's synthetic scenes, for downstream tasks.
 
@@ -80,6 +92,9 @@ class SyntheticChips(NonGeoDataset):
     * for ``segmentation``: ``mask`` (H, W) int64, the land cover of each pixel.
     * for ``regression``: ``mask`` (H, W) float32, the green vegetation cover of each pixel, 0 to 1, for pixel-wise
       regression, and ``label`` () float32, its mean over the chip, for regression.
+    * for ``detection``: ``mask`` (N, H, W) uint8, the houses, ``bbox_xyxy`` (N, 4) float32, pixels, and ``label`` (N,),
+      which is 1. Chips without a house are left out. A plot has some 18 m, so that only sensors of a meter or less show
+      houses.
 
     Splits share no scene, see :func:`split_scene_numbers`. Simulated data serves to try out and compare; it says
     nothing about how good a model is on the Earth.
@@ -113,7 +128,7 @@ class SyntheticChips(NonGeoDataset):
             scenes: the scenes.
             sensor: name of one of their sensors.
             split: ``train``, ``val`` or ``test``.
-            task: ``classification``, ``segmentation`` or ``regression``.
+            task: ``classification``, ``segmentation``, ``regression`` or ``detection``.
             patch_size: pixels per side of a chip, at most the scenes' size.
             bands: names or aliases of the bands wanted, in the order wanted; None for all.
             min_share: share of a chip that its class must have at least, 0 to 1; for classification.
@@ -132,6 +147,7 @@ class SyntheticChips(NonGeoDataset):
         files = scenes.files(sensor)
         chosen = split_scene_numbers(len(files), val_split, test_split, seed)[split]
         source = next(s for s in scenes.sensors if s.name == sensor)
+        self._numbers, self._source, self._houses = chosen, source, dict[int, npt.NDArray[np.int64]]()
         self.raster = SensorRaster([files[i] for i in chosen], source, bands)
         self.sensor = self.raster.sensor
         self.scenes, self.split, self.task, self.patch_size = scenes, split, task, patch_size
@@ -139,6 +155,13 @@ class SyntheticChips(NonGeoDataset):
         starts = range(0, scenes.size - patch_size + 1, patch_size)
         chips = [Chip(*place) for place in product(range(len(self.raster.scenes)), starts, starts)]
         self._dominant: list[int] = []
+        if task == 'detection':
+            chips = [chip for chip in chips if len(self._objects(chip)['label'])]
+            if not chips:
+                raise ValueError(
+                    f'detection: expected scenes with houses, got none in the {split} scenes of {sensor}. Give '
+                    'a sensor of 1 m or less, such as linz, or more scenes: scenes_per_sensor.'
+                )
         self.chips = self._with_dominant_class(chips) if task == 'classification' else chips
         self.left_out = len(chips) - len(self.chips)
 
@@ -169,6 +192,18 @@ class SyntheticChips(NonGeoDataset):
         with rasterio.open(folder / self.sensor.name / name) as file:
             return cast(npt.NDArray[np.generic], file.read(1, window=Window(chip.col, chip.row, size, size)))
 
+    def _objects(self, chip: Chip) -> dict[str, Tensor]:
+        """Masks, boxes and labels of a chip's houses, of which no file says where they are."""
+        if chip.scene not in self._houses:
+            scene = make_scene(self._source, self._numbers[chip.scene], self.scenes.size, self.scenes.seed)
+            self._houses[chip.scene] = scene.houses
+        rows, cols = (slice(start, start + self.patch_size) for start in (chip.row, chip.col))
+        window = self._houses[chip.scene][rows, cols]
+        numbers, counts = np.unique(window, return_counts=True)
+        kept = numbers[(numbers > 0) & (counts >= _LEAST)]
+        mask = torch.from_numpy(window[None] == kept[:, None, None]).to(torch.uint8)
+        return {'mask': mask, 'bbox_xyxy': boxes_of(mask), 'label': torch.ones(len(mask), dtype=torch.int64)}
+
     def __len__(self) -> int:
         """Number of chips."""
         return len(self.chips)
@@ -181,6 +216,8 @@ class SyntheticChips(NonGeoDataset):
             sample['label'] = torch.tensor(self._dominant[index])
         elif self.task == 'segmentation':
             sample['mask'] = torch.from_numpy(self._read('labels', chip, self.patch_size).astype(np.int64))
+        elif self.task == 'detection':
+            sample |= self._objects(chip)
         else:
             sample['mask'] = torch.from_numpy(self._read('targets', chip, self.patch_size).astype(np.float32))
             sample['label'] = sample['mask'].mean()
@@ -192,6 +229,8 @@ class SyntheticChips(NonGeoDataset):
 
     def plot(self, sample: Sample, show_titles: bool = True, suptitle: str | None = None) -> Figure:
         """Plot a chip in true color, with its mask and prediction."""
+        if self.task == 'detection':
+            return self._plot_objects(sample, suptitle)
         maps = {name: sample[name] for name in ('mask', 'prediction') if name in sample and sample[name].ndim >= 2}
         figure = Figure(figsize=(4 * (1 + len(maps)), 4), layout='constrained')
         axes = figure.subplots(1, 1 + len(maps), squeeze=False)[0]
@@ -206,6 +245,19 @@ class SyntheticChips(NonGeoDataset):
             axis.axis('off')
         if suptitle is not None:
             figure.suptitle(suptitle)
+        return figure
+
+    def _plot_objects(self, sample: Sample, suptitle: str | None) -> Figure:
+        """Plot a chip with its boxes, and the predicted ones."""
+        keys = [key for key in ('bbox_xyxy', 'prediction_bbox_xyxy') if key in sample]
+        figure = Figure(figsize=(4 * len(keys), 4), layout='constrained')
+        for axis, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
+            axis.imshow(true_color(sample['image'], self.sensor, sample.get('valid')))
+            for left, top, right, bottom in sample[key].cpu().tolist():
+                axis.add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, color='w'))
+            axis.set_title(key.removesuffix('bbox_xyxy').rstrip('_') or 'truth')
+            axis.axis('off')
+        figure.suptitle(suptitle or self.sensor.name)
         return figure
 
     def _caption(self, sample: Sample) -> str:

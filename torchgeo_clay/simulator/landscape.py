@@ -81,6 +81,7 @@ class Layout:
         across: coordinate across the parcels, pixels; plough lines run along it.
         hedges: borders of the farm parcels.
         streets: streets between blocks.
+        blocks: number of the block between streets.
         buildings: number of the building plot.
         roads: country roads, part of the class built-up.
     """
@@ -91,6 +92,7 @@ class Layout:
     across: Field
     hedges: Mask
     streets: Mask
+    blocks: Cells
     buildings: Cells
     roads: Mask
 
@@ -141,7 +143,7 @@ def make_layout(rng: np.random.Generator, biome: Biome, gsd: float, size: int) -
         river = winding(rng, size, 0.12) < rng.uniform(0.8, 2.0) * max(1.5, 3 / gsd**0.5)
         label[river & (label != LandCover.SNOW)] = LandCover.WATER
     streets = grow(borders(blocks), round(min(3 / gsd, 6)))
-    return Layout(label, elevation, fields, across, borders(fields), streets, buildings, roads)
+    return Layout(label, elevation, fields, across, borders(fields), streets, blocks, buildings, roads)
 
 
 def _scores(

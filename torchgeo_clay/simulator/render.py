@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from torchgeo_clay.sensors import SENSORS, Sensor
 from torchgeo_clay.simulator.landscape import LandCover, make_layout
-from torchgeo_clay.simulator.noise import Field, fractal, soften
+from torchgeo_clay.simulator.noise import Cells, Field, fractal, soften
 from torchgeo_clay.simulator.places import BIOMES, Setting, make_setting
 from torchgeo_clay.simulator.surface import Surface, backscatter, cloud_reflectance, make_surface, reflectance
 
@@ -64,23 +64,25 @@ class Scene:
         image: (C, H, W) in the sensor's units and dtype.
         label: (H, W) uint8, :class:`LandCover`.
         target: (H, W) float32, green vegetation cover as the sensor sees it, 0 to 1.
+        houses: (H, W) number of the house from 1 on, 0 elsewhere.
     """
 
     setting: Setting
     image: np.ndarray
     label: np.ndarray
     target: Field
+    houses: Cells
 
 
 def make_scene(sensor: Sensor, index: int, size: int, seed: int) -> Scene:
     """Simulate a sensor's acquisition number ``index``, ``size`` pixels per side; equal arguments, equal scenes."""
     rng = np.random.default_rng((seed, zlib.crc32(sensor.name.encode()), index))
-    setting, measured, label, target = _measure(rng, sensor, index, size)
+    setting, measured, label, target, houses = _measure(rng, sensor, index, size)
     units = _units_of(sensor)
     image = measured * np.reshape(units.gain, (-1, 1, 1)) + np.reshape(units.offset, (-1, 1, 1))
     if units.dtype != 'float32':
         image = np.clip(np.rint(image), 1, np.iinfo(units.dtype).max)
-    return Scene(setting, image.astype(units.dtype), label, target)
+    return Scene(setting, image.astype(units.dtype), label, target, houses)
 
 
 @lru_cache(maxsize=64)
@@ -104,8 +106,8 @@ def _units_of(sensor: Sensor) -> Units:
 
 def _measure(
     rng: np.random.Generator, sensor: Sensor, index: int, size: int
-) -> tuple[Setting, Field, NDArray[np.uint8], Field]:
-    """Setting, reflectance or backscatter in dB (C, H, W), label and target of a scene."""
+) -> tuple[Setting, Field, NDArray[np.uint8], Field, Cells]:
+    """Setting, reflectance or backscatter in dB (C, H, W), label, target and houses of a scene."""
     setting = make_setting(rng, sensor, index, size)
     biome, optical = setting.biome, sensor.scale != 'db'
     layout = make_layout(rng, biome, sensor.gsd, size)
@@ -114,14 +116,14 @@ def _measure(
         label[label == LandCover.SNOW] = LandCover.SOIL
     surface = make_surface(rng, layout, setting.season, biome.relief, sensor.gsd)
     if not optical:
-        return setting, _radar(rng, sensor, surface), label, surface.green
+        return setting, _radar(rng, sensor, surface), label, surface.green, surface.houses
     cloudy = sensor.gsd >= _CLEAR_SKY and (index + index // len(BIOMES)) % 2 == 1  # every second scene
     cloud = _clouds(rng, size, 2 * biome.cloud if cloudy else 0.0)
     image = optical_image(rng, sensor, surface, cloud)
     if (units := _UNITS.get(sensor.name)) is not None and units.air:
         image = _through_air(image, sensor, setting.sun if units.sun else 1.0)
     label = np.where(cloud > 0.5, np.uint8(LandCover.CLOUD), label)
-    return setting, image, label, surface.green * (1 - cloud)
+    return setting, image, label, surface.green * (1 - cloud), surface.houses
 
 
 def _clouds(rng: np.random.Generator, size: int, share: float) -> Field:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchgeo_clay.simulator.landscape import LandCover, Layout, grow
-from torchgeo_clay.simulator.noise import Field, Mask, borders, fractal
+from torchgeo_clay.simulator.noise import Cells, Field, Mask, borders, fractal
 
 __all__ = (
     'Material',
@@ -107,11 +107,13 @@ class Surface:
         shares: (materials, H, W) shares of the materials, in :class:`Material`'s order.
         brightness: (H, W) factor on the reflectance: hill shading, crowns and their shadows, plough lines.
         green: (H, W) share of green vegetation, 0 to 1.
+        houses: (H, W) number of the house from 1 on, 0 elsewhere.
     """
 
     shares: Field
     brightness: Field
     green: Field
+    houses: Cells
 
 
 def mix(shares: Field, where: Mask, **parts: NDArray[np.floating[Any]] | float) -> None:
@@ -142,8 +144,8 @@ def _crops(rng: np.random.Generator, shares: Field, layout: Layout, season: floa
     mix(shares, crops & layout.hedges, canopy=0.3 + 0.3 * season, straw=0.3, dark_soil=0.2)
 
 
-def _town(rng: np.random.Generator, shares: Field, layout: Layout, season: float, gsd: float) -> None:
-    """Towns: streets around blocks of houses and gardens; mixed at coarse resolution."""
+def _town(rng: np.random.Generator, shares: Field, layout: Layout, season: float, gsd: float) -> Cells:
+    """Towns: streets around blocks of houses and gardens; mixed at coarse resolution. Return the houses."""
     count = int(layout.buildings.max()) + 1
     kind = rng.uniform(size=count)[layout.buildings]
     garden = kind < 0.3
@@ -158,7 +160,11 @@ def _town(rng: np.random.Generator, shares: Field, layout: Layout, season: float
         asphalt=0.5 * (kind > 0.85) + 0.05,
     )
     mix(shares, town & garden, leaf=0.2 + 0.4 * season, canopy=0.3, straw=0.25, dark_soil=0.1, concrete=0.15)
-    mix(shares, town & (layout.streets | layout.roads), asphalt=0.8, concrete=0.15, straw=0.1)
+    street = town & (layout.streets | layout.roads)
+    mix(shares, street, asphalt=0.8, concrete=0.15, straw=0.1)
+    plots = layout.buildings.astype(np.int64) * (int(layout.blocks.max()) + 1) + layout.blocks
+    numbers = np.unique(plots, return_inverse=True)[1].reshape(plots.shape) + 1
+    return np.where(town & ~garden & ~street, numbers, 0)
 
 
 def _wild(rng: np.random.Generator, shares: Field, layout: Layout, season: float, patchy: Field) -> None:
@@ -202,6 +208,6 @@ def make_surface(rng: np.random.Generator, layout: Layout, season: float, relief
     patchy = fractal(rng, size, 1.8)
     _wild(rng, shares, layout, season, patchy)
     _crops(rng, shares, layout, season, patchy)
-    _town(rng, shares, layout, season, gsd)
+    houses = _town(rng, shares, layout, season, gsd)
     green = shares[Material.LEAF] + shares[Material.CANOPY]
-    return Surface(shares, _brightness(rng, layout, relief, gsd), green)
+    return Surface(shares, _brightness(rng, layout, relief, gsd), green, houses)

@@ -218,8 +218,11 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if len({sample['image'].dtype for sample in used}) > 1:
         used = [{**sample, 'image': sample['image'].float()} for sample in used]
     tensors = [{name: value for name, value in sample.items() if isinstance(value, Tensor)} for sample in used]
+    names = ('bbox_xyxy', 'label', 'mask') if 'bbox_xyxy' in used[0] else ()
+    objects = {name: [sample.pop(name) for sample in tensors] for name in names}  # their number differs by image
     return {
         **default_collate(tensors),
+        **objects,
         'sensor': used[0]['sensor'],
         'paths': [sample['path'] for sample in used],
         'counted': sum(sample['counts'] for sample in samples),
