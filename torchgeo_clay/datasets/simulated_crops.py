@@ -23,7 +23,7 @@ from torchgeo_clay.simulator.crops import CALENDARS, make_crops
 __all__ = ('SyntheticCrops',)
 
 _SENSOR = get_sensor('sentinel-2-l2a')
-_SIZE, _GSD, _YEAR, _PLACE = 512, 20.0, 2021, (49.0, 3.0)  # pixels, meters, degrees
+_SIZE, _GSD, _YEAR, _PLACE = 512, 10.0, 2021, (49.0, 3.0)  # pixels, meters, degrees
 _SHARES: dict[Split, tuple[float, float]] = {'train': (0, 0.6), 'val': (0.6, 0.8), 'test': (0.8, 1)}
 
 
