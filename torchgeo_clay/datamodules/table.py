@@ -111,8 +111,14 @@ class ChipTableDataModule(BaseDataModule):
         assert self.table is not None
         dataset = self.table if split == 'predict' else self._valid_attribute(f'{split}_dataset')
         collate = SensorCollate(default_collate, self.table.sensor.name)
-        options = {'num_workers': self.num_workers, 'persistent_workers': self.num_workers > 0}
-        return DataLoader(dataset, self.batch_size, shuffle=split == 'train', collate_fn=collate, **options)
+        return DataLoader(
+            dataset,
+            self.batch_size,
+            shuffle=split == 'train',
+            num_workers=self.num_workers,
+            collate_fn=collate,
+            persistent_workers=self.num_workers > 0,
+        )
 
     def train_dataloader(self) -> DataLoader[Any]:
         """The loader of the chips that train, in random order."""

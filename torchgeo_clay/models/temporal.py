@@ -85,7 +85,7 @@ class Aggregation(nn.Module):
         super().__init__()
         if temporal not in get_args(Temporal):
             raise ValueError(f'temporal: expected one of {", ".join(get_args(Temporal))}, got {temporal!r}.')
-        self.temporal = temporal
+        self.reduction: Literal['mean', 'max'] = 'max' if temporal == 'max' else 'mean'
         self.attention = DateAttention(width) if temporal == 'ltae' else None
 
     def forward(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
@@ -102,7 +102,7 @@ class Aggregation(nn.Module):
         real = torch.arange(series.shape[1]) < torch.tensor(lengths)[:, None]
         real = real.to(x.device, non_blocking=True)
         if self.attention is None:
-            return aggregate_dates(series, real, self.temporal)
+            return aggregate_dates(series, real, self.reduction)
         cells = series.flatten(3) if series.ndim > 3 else series.unsqueeze(3)
         attended = self.attention(
             rearrange(cells, 'b t d l -> (b l) t d'), real.repeat_interleave(cells.shape[3], dim=0)

@@ -41,7 +41,9 @@ class ObjectTask(ClayTask):
     takes_boxes = True
     encoder_key = 'backbone'
     taken = ('backbone',)
-    ignore = tuple(name for name in ClayTask.ignore if name != 'backbone')
+    ignore: Any = tuple(name for name in ClayTask.ignore if name != 'backbone')
+    val_metrics: MetricCollection
+    test_metrics: MetricCollection
     models: tuple[str, ...] = ()
     masks = False
 

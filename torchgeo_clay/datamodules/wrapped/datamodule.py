@@ -119,7 +119,9 @@ class SensorCollate:
         # as ReforesTree's datamodule has it, which TorchGeo 0.10 leaves with a collation that stacks boxes
         stacks = self.collate in (default_collate, stack_samples)
         collate = collate_fn_detection if stacks and 'bbox_xyxy' in rest[0] else self.collate
-        stacked = {key: torch.stack([sample[key] for sample in samples]) for key in METADATA if key != 'time'}
+        stacked: dict[str, Any] = {
+            key: torch.stack([sample[key] for sample in samples]) for key in METADATA if key != 'time'
+        }
         times = [sample['time'] for sample in samples]
         stacked['sensor'] = SensorName(self.sensor)
         if samples[0]['image'].ndim == 4:
