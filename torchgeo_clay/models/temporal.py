@@ -29,7 +29,7 @@ __all__ = ('Aggregation', 'DateAttention', 'DenseSeries', 'ImageSeries', 'Tempor
 Temporal = Literal['mean', 'max', 'ltae']
 
 
-def aggregate_dates(x: Tensor, real: Tensor, temporal: Literal['mean', 'max']) -> Tensor:
+def aggregate_dates(x: Tensor, real: Tensor, temporal: Temporal) -> Tensor:
     """Take the mean or the maximum of the real dates.
 
     Args:
