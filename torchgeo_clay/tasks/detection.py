@@ -60,7 +60,7 @@ class ObjectTask(ClayTask):
         kinds: Any = ('bbox', 'segm') if self.masks else 'bbox'
         precision = MeanAveragePrecision(iou_type=kinds, backend='faster_coco_eval')
         precision.warn_on_many_detections = False
-        self.val_metrics = EpochMetrics([precision], prefix='val_')
+        self.val_metrics: MetricCollection = EpochMetrics([precision], prefix='val_')
         self.test_metrics = self.val_metrics.clone(prefix='test_')
 
     def forward(self, x: Tensor | Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None) -> Any:
@@ -161,7 +161,7 @@ class ClayObjectDetection(ObjectTask, ObjectDetection):
         super().__init__(model=model, backbone=backbone, weights=weights, **kwargs)
 
 
-class ClayInstanceSegmentation(ObjectTask, InstanceSegmentation):
+class ClayInstanceSegmentation(ObjectTask, InstanceSegmentation):  # type: ignore[misc]  # of ignore, longer here
     """TorchGeo's instance segmentation with Clay, conditioned on each batch's metadata."""
 
     models = ('mask-rcnn',)
