@@ -161,7 +161,7 @@ class ClayObjectDetection(ObjectTask, ObjectDetection):
         super().__init__(model=model, backbone=backbone, weights=weights, **kwargs)
 
 
-class ClayInstanceSegmentation(ObjectTask, InstanceSegmentation):  # type: ignore[misc]  # of ignore, longer here
+class ClayInstanceSegmentation(ObjectTask, InstanceSegmentation):
     """TorchGeo's instance segmentation with Clay, conditioned on each batch's metadata."""
 
     models = ('mask-rcnn',)
@@ -176,6 +176,10 @@ class ClayInstanceSegmentation(ObjectTask, InstanceSegmentation):  # type: ignor
     ) -> None:
         """Initialize a new ClayInstanceSegmentation instance.
 
-        Args: as :class:`ClayObjectDetection`.
+        Args:
+            model: torchvision's detector.
+            backbone: see :class:`ClayObjectDetection`, as for the next two.
+            weights: of the encoder.
+            **kwargs: further arguments.
         """
         super().__init__(model=model, backbone=backbone, weights=weights, **kwargs)
