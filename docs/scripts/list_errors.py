@@ -4,7 +4,7 @@
 
     python docs/scripts/list_errors.py          # as Markdown, which docs/errors.md shows
 
-What counts is each ``raise`` of :data:`BUILT_IN` exceptions and of what derives from them, each ``warn``, each
+It lists each ``raise`` of :data:`BUILT_IN` exceptions and of their subclasses, each ``warn``, each
 error of the command line, and each remark on a scanned file. What is filled in at the time is shown as ‹name›.
 """
 

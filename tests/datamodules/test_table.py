@@ -99,7 +99,7 @@ def test_samples_are_those_of_the_files(folder: Path) -> None:
 
 
 def test_flips_move_the_mask_along(folder: Path) -> None:
-    data = module(write(folder, label=['0', '2'] * 6, split=SPLITS))
+    data = module(write(folder, label=['0', '02'] * 6, split=SPLITS))
     assert data.table is not None
     assert data.table.classes == ('0', '1', '2')  # numbers stay what they are
     data.trainer = SimpleNamespace(training=True, precision='32-true')

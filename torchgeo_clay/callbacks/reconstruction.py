@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Pictures of what the autoencoder saw and what it made of it. Shapes: B samples, C bands, H × W pixels."""
+"""Pictures of an autoencoder's input and its reconstruction. Shapes: B samples, C bands, H × W pixels."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ class SyntheticCrops(NonGeoDataset):
         maps = {name: sample[name] for name in ('mask', 'prediction') if name in sample}
         figure = Figure(figsize=(2 * (len(sample['image']) + len(maps)), 2.4), layout='constrained')
         axes = figure.subplots(1, len(sample['image']) + len(maps), squeeze=False)[0]
-        for axis, image in zip(axes, sample['image'], strict=False):
+        for axis, image in zip(axes[: len(sample['image'])], sample['image'], strict=True):
             axis.imshow(true_color(image, _SENSOR))
         for axis, (name, value) in zip(axes[len(sample['image']) :], maps.items(), strict=True):
             axis.imshow(value.numpy(), vmin=0, vmax=len(self.classes) - 1, cmap='tab10', interpolation='nearest')

@@ -105,6 +105,7 @@ class ChipTable(NonGeoDataset):
                 f'{csv}: expected a label in each row, got none for {first}. Give it one, or drop its row.'
             )
         if labels.str.fullmatch(r'\d+').all():
+            self.rows['label'] = labels.astype(int).astype(str)  # 01 is 1
             return tuple(map(str, range(labels.astype(int).max() + 1)))
         return tuple(sorted(set(labels)))
 

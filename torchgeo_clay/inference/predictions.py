@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""From scenes to a table of what a task of classification or regression predicts. Shapes: B chips, K outputs."""
+"""Tables of a task's predictions for scenes: classes with probabilities, or values. Shapes: B chips, K outputs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ('PredictionTable', 'TaskTable')
 
 
 class TaskTable(EmbeddingTable):
-    """A table of what a trained task predicts, of scenes of the sensors that it was trained on."""
+    """A table of a trained task's predictions. Scenes of sensors that it was not trained on are skipped."""
 
     def __init__(
         self,
@@ -54,10 +54,10 @@ class TaskTable(EmbeddingTable):
 
     def begin(self) -> set[str]:
         """Prepare the folder of parts, and skip scenes of sensors that the task was not trained on."""
-        done = super().begin()
         reasons = {name: unknown_sensor(self.trained_on, sensor) for name, sensor in self.data.selected.items()}
         if all(reasons.values()):
             raise ValueError(f'No scene to predict: {next(iter(reasons.values()))}')
+        done = super().begin()
         self.failed |= {unit.source: reasons[unit.sensor] for unit in self.data.units if reasons[unit.sensor]}
         return done | {unit.key for unit in self.data.units if reasons[unit.sensor]}
 

@@ -12,7 +12,7 @@ from typing import Any
 import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, MetricCollection
 from torchmetrics.wrappers import ClasswiseWrapper
 
 __all__ = ('LossWithoutIgnored', 'LossWithoutNodata', 'metrics_without_nodata')
@@ -84,41 +84,31 @@ class LossWithoutNodata(nn.Module):
         return loss.sum() / known.sum().clamp(min=1)
 
 
-class _SquaredError(MeanSquaredError):
+class _OfValues(Metric):
+    """Mixin; must precede a metric of torchmetrics in the bases. Targets without a value are left out."""
+
+    num_outputs: int
+    total: Tensor
+
+    def __init__(self, nodata: float | None, **kwargs: Any) -> None:
+        """Initialize a new instance."""
+        super().__init__(**kwargs)
+        self.nodata = nodata
+        self.add_state('total', torch.zeros(self.num_outputs, dtype=torch.int64), dist_reduce_fx='sum')
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Add a batch; targets without a value become right and are taken off the count, without waiting for it."""
+        missing = ~_has_value(target, self.nodata)
+        self.total = self.total - (missing.sum(0) if self.num_outputs > 1 else missing.sum())
+        super().update(torch.where(missing, 0, preds), torch.where(missing, 0, target))  # type: ignore[safe-super]
+
+
+class _SquaredError(_OfValues, MeanSquaredError):
     """The mean squared error, or its root, of each output's targets that have a value."""
 
-    def __init__(self, nodata: float | None, **kwargs: Any) -> None:
-        """Initialize a new instance."""
-        super().__init__(**kwargs)
-        self.nodata = nodata
-        self.add_state('total', torch.zeros(self.num_outputs, dtype=torch.int64), dist_reduce_fx='sum')
 
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        """Add a batch."""
-        super().update(*_without_nodata(preds, target, self.nodata, self))
-
-
-class _AbsoluteError(MeanAbsoluteError):
+class _AbsoluteError(_OfValues, MeanAbsoluteError):
     """The mean absolute error of each output's targets that have a value."""
-
-    def __init__(self, nodata: float | None, **kwargs: Any) -> None:
-        """Initialize a new instance."""
-        super().__init__(**kwargs)
-        self.nodata = nodata
-        self.add_state('total', torch.zeros(self.num_outputs, dtype=torch.int64), dist_reduce_fx='sum')
-
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        """Add a batch."""
-        super().update(*_without_nodata(preds, target, self.nodata, self))
-
-
-def _without_nodata(
-    preds: Tensor, target: Tensor, nodata: float | None, metric: _SquaredError | _AbsoluteError
-) -> tuple[Tensor, Tensor]:
-    """Targets without a value become right and are taken off the metric's counts in advance, without a wait."""
-    missing = ~_has_value(target, nodata)
-    metric.total = metric.total - (missing.sum(0) if metric.num_outputs > 1 else missing.sum())
-    return torch.where(missing, 0, preds), torch.where(missing, 0, target)
 
 
 def metrics_without_nodata(num_outputs: int, labels: list[str] | None, nodata: float | None) -> MetricCollection:

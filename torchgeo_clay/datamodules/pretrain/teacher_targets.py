@@ -41,7 +41,7 @@ from torchgeo_clay.writers.atomic import atomic
 
 __all__ = ('ChipTargets', 'TargetStore', 'attach_targets', 'chip_key', 'teach')
 
-#: A part of the store is written when it has this many chips or took this many seconds: a killed run loses no more.
+#: A part of the store is written after this number of chips or seconds, the most that a killed run loses.
 PART_CHIPS = 4096
 PART_SECONDS = 60.0
 

@@ -213,7 +213,7 @@ class SensorDataModule(BaseDataModule):
     * ``image`` (B, C, H, W) or (B, T, C, H, W) float32, (x - mean) / std of the sensor
     * for series of several lengths ``length`` (B,), the number of real dates, which padding follows; on the host
     * ``wavelength`` (B, C) µm · ``res`` (B,) meters per pixel, following resizes and crops
-    * ``lat``, ``lon`` (B,) degrees WGS84 of the chip's center before augmentation · ``time`` (B,) or (B, T) seconds
+    * ``lat``, ``lon`` (B,) degrees WGS84 of the chip's center, following crops · ``time`` (B,) or (B, T) seconds
       UTC; all float64, NaN for unknown
     * ``sensor`` its name, and ``selection``, the :class:`~torchgeo_clay.sensors.Sensor` whose bands are the channels
 
@@ -414,6 +414,8 @@ class SensorDataModule(BaseDataModule):
         try:
             batch = dict(self.datamodule.on_after_batch_transfer({**batch, **filled}, dataloader_idx))
         except KeyError as error:
+            if not self._options['rename']:
+                raise
             raise ValueError(
                 f'{name} cannot be wrapped with rename=: its code for batches needs the key {error}. Wrap its dataset '
                 'alone, torchgeo_clay.datasets.SensorDataset(dataset, sensor, rename=…), in a datamodule of your own.'

@@ -22,7 +22,7 @@ from torchgeo_clay.datasets.upstream import Path, find_files
 
 __all__ = ('Handles', 'SceneError', 'list_rasters', 'open_raster', 'printable')
 
-#: Suffixes of what lies beside scenes in a folder without being one: GDAL's statistics, overviews, masks, headers and
+#: Suffixes of files in a folder of scenes that are no scenes: GDAL's statistics, overviews, masks, headers and
 #: world files, STAC items, tables, notes, archives, and Clay's chips, which have a dataset of their own.
 _BESIDE = (
     '.xml', '.ovr', '.msk', '.hdr', '.tfw', '.tifw', '.jgw', '.pgw', '.j2w', '.wld', '.prj', '.rpb', '.rpc', '.imd',
@@ -31,7 +31,7 @@ _BESIDE = (
     '.py', '.ipynb', '.sh', '.ckpt', '.safetensors', '.zip', '.tar', '.gz', '.tgz', '.7z',
 )  # fmt: skip
 
-#: Pictures, and the ends of what georeferences one of them: its world file, or GDAL's metadata.
+#: Suffixes of pictures, and of the files that georeference one: its world file, or GDAL's metadata.
 _PICTURES = ('.jpg', '.jpeg', '.png')
 _GEOREFERENCE = ('.jgw', '.jpgw', '.jpegw', '.pgw', '.pngw', '.wld', '.aux.xml')
 

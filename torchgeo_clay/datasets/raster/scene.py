@@ -296,7 +296,7 @@ def list_skipped(skipped: Sequence[tuple[str, str]], total: int, most: int = _MO
 
 
 def log_assumptions(sensor: Sensor, scenes: Sequence[Scene]) -> None:
-    """Log once per dataset what was assumed of its scenes, and warn of what was remarked.
+    """Log a dataset's assumptions about its scenes once, and warn of remarks on them.
 
     It logs through Lightning, whose log ``torchgeo fit`` shows; Python's own hides what is not a warning.
     """

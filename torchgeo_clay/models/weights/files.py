@@ -20,8 +20,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from torchgeo_clay.writers.atomic import atomic
-
 __all__ = ('Archive', 'CheckpointError', 'tensor_digest', 'write_safetensors')
 
 
@@ -149,5 +147,7 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: str | os.PathLike[str
     if Path(path).suffix != '.safetensors':
         raise ValueError(f'Expected a path that ends in .safetensors, got {path}.')
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    from torchgeo_clay.writers.atomic import atomic  # with pyarrow behind it, which reading weights does without
+
     with atomic(path) as partial:
         save_file(tensors, partial, {**metadata, 'sha256': tensor_digest(tensors)})
