@@ -32,7 +32,7 @@ def write(path: Path) -> None:
     import torch
 
     from torchgeo_clay import models
-    from torchgeo_clay.models.weights.released import released_name
+    from torchgeo_clay.models.weights import released_name
 
     with torch.device('meta'):
         mae = models.clay_mae_large_patch8(teacher_dim=1024)
@@ -80,7 +80,7 @@ def plain(path: Path) -> tuple[Callable[[], object], str]:
     import torch
 
     from torchgeo_clay.models import clay_large_patch8
-    from torchgeo_clay.models.weights.released import released_name
+    from torchgeo_clay.models.weights import released_name
 
     def load() -> object:
         model = clay_large_patch8()

@@ -23,7 +23,7 @@ from torchgeo_clay.callbacks import RasterWriter, SensorMetadata
 from torchgeo_clay.datamodules import SceneDataModule
 from torchgeo_clay.datasets.raster.files import open_raster
 from torchgeo_clay.inference import MapStyle, SkippedScenesError, map_scenes
-from torchgeo_clay.models.weights.files import tensor_digest
+from torchgeo_clay.models.weights import tensor_digest
 from torchgeo_clay.sensors import get_sensor
 from torchgeo_clay.tasks import ClayPixelwiseRegression, ClaySemanticSegmentation
 from torchgeo_clay.writers import OutputError

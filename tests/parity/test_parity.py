@@ -10,7 +10,7 @@ from pair import Pair, draw
 from torch import Tensor
 
 from torchgeo_clay.models.teacher import teacher_rgb
-from torchgeo_clay.models.weights.released import released_name
+from torchgeo_clay.models.weights import released_name
 from torchgeo_clay.sensors import SENSORS
 
 MakePair = Callable[[str], Pair]

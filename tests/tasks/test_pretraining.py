@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchgeo_clay.conditioning import Conditioning, batch_sensor
 from torchgeo_clay.datamodules import ClayPretrainDataModule
 from torchgeo_clay.models import builders, clay_mae_tiny_patch8
-from torchgeo_clay.models.weights.released import released_name
+from torchgeo_clay.models.weights import released_name
 from torchgeo_clay.tasks import ClayPretraining
 
 TINY = 'clay_mae_tiny_patch8'

@@ -37,7 +37,7 @@ from torchgeo_clay.inference.output import (
     transferred,
 )
 from torchgeo_clay.models import Clay
-from torchgeo_clay.models.weights.files import tensor_digest
+from torchgeo_clay.models.weights import tensor_digest
 from torchgeo_clay.sensors import Sensor
 from torchgeo_clay.tasks.embedding import ClayEmbedding, pool
 from torchgeo_clay.writers.geoparquet import PartStore, Precision, Rows, embedding_table, read_metadata

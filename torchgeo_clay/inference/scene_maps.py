@@ -39,7 +39,7 @@ from torchgeo_clay.inference.output import (
 )
 from torchgeo_clay.models import CheckpointError
 from torchgeo_clay.models.clay import find_clay
-from torchgeo_clay.models.weights.files import tensor_digest
+from torchgeo_clay.models.weights import tensor_digest
 from torchgeo_clay.sensors import Sensor
 from torchgeo_clay.writers.atomic import OutputError, check_writable
 from torchgeo_clay.writers.cog import CACHE_BYTES

@@ -9,9 +9,9 @@ timm's entry points have the names of the builders of this package and, unlike t
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from timm.models import (
@@ -28,7 +28,7 @@ from torchgeo.models import api
 from torchgeo_clay.models import builders
 from torchgeo_clay.models.clay import Clay
 from torchgeo_clay.models.pyramid import Pyramid
-from torchgeo_clay.models.weights import CheckpointError, ClayLarge8_Weights
+from torchgeo_clay.models.weights import ClayLarge8_Weights, resolve_weights
 
 # a list, as timm's register_model appends to it
 __all__ = ['clay_base_patch8', 'clay_large_patch8', 'clay_small_patch8', 'clay_tiny_patch8', 'register']
@@ -68,41 +68,20 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _weights(
-    name: str,
-    pretrained: bool,
-    cache_dir: str | os.PathLike[str] | None,
-    *cfgs: Mapping[str, Any] | str | None,
-) -> str | os.PathLike[str] | None:
-    """Return the file that ``pretrained=True`` means: that of ``pretrained_cfg_overlay``, or the release's."""
-    if not pretrained:
-        return None
-    for cfg in cfgs:
-        if isinstance(cfg, Mapping) and cfg.get('file'):
-            return str(cfg['file'])
-    released: dict[str, ClayLarge8_Weights] = {w.meta['model']: w for w in ClayLarge8_Weights.__members__.values()}
-    if name not in released:
-        raise CheckpointError(
-            f'pretrained=True: there are no released weights of {name}. Released: {list(released)}. '
-            "For weights of your own pretraining add pretrained_cfg_overlay={'file': PATH}, or use the builder of "
-            'torchgeo_clay.models with weights=PATH.'
-        )
-    return released[name].fetch(cache_dir=cache_dir)
-
-
 def _create(
     builder: Callable[..., Clay],
     pretrained: bool,
     pretrained_cfg: Any = None,
     pretrained_cfg_overlay: dict[str, Any] | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
+    cache_dir: str | Path | None = None,
     **kwargs: Any,
 ) -> nn.Module:
     """Build an encoder for timm, whose weights are read by our own reader when it is built, not by timm's after."""
     name = builder.__name__
     if isinstance(pretrained_cfg, str):
         get_pretrained_cfg(f'{name}.{pretrained_cfg}')  # raises for an unknown tag before anything is fetched
-    weights = _weights(name, pretrained, cache_dir, pretrained_cfg_overlay, pretrained_cfg)
+    cfgs = [cfg for cfg in (pretrained_cfg_overlay, pretrained_cfg) if isinstance(cfg, Mapping) and cfg.get('file')]
+    weights = resolve_weights((cfgs[0]['file'] if cfgs else True) if pretrained else None, name, cache_dir)
     feature_cfg: dict[str, Any] = {'feature_cls': Pyramid, 'out_indices': (0, 1, 2, 3)}
     if kwargs.get('features_only') and 'output_stride' in kwargs:  # set by DeepLab
         feature_cfg['output_stride'] = kwargs.pop('output_stride')

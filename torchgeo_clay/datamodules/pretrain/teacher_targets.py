@@ -35,7 +35,7 @@ from torchgeo_clay.datamodules.pretrain.regions import READ_ERRORS, Region, Sens
 from torchgeo_clay.datamodules.pretrain.scan import ChipScenes
 from torchgeo_clay.datasets import SceneError
 from torchgeo_clay.models.teacher import TEACHER_SIZE, resize_for_teacher, teacher_rgb
-from torchgeo_clay.models.weights.files import tensor_digest
+from torchgeo_clay.models.weights import tensor_digest
 from torchgeo_clay.sensors import Sensor
 from torchgeo_clay.writers.atomic import atomic
 

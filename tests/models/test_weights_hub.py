@@ -23,8 +23,7 @@ from torch import nn
 
 from torchgeo_clay import models
 from torchgeo_clay.models import CheckpointError, ClayLarge8_Weights
-from torchgeo_clay.models.weights.files import Archive
-from torchgeo_clay.models.weights.released import released_name, resolve_weights
+from torchgeo_clay.models.weights import Archive, released_name, resolve_weights
 
 WEIGHTS = ClayLarge8_Weights.CLAY_V1_5
 REVISION = '2033cf5c59afbd8fef655008d0b0a9d6861951c8'

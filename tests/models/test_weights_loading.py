@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from torchgeo_clay import models
 from torchgeo_clay.models import CheckpointError, Clay, ClayDecoder, ClayMAE, load_encoder, save_encoder
-from torchgeo_clay.models.weights.files import Archive
-from torchgeo_clay.models.weights.released import load_mae, released_name
+from torchgeo_clay.models.weights import Archive, load_mae, released_name
 
 SIZES = ('tiny', 'small', 'base', 'large')
 COUNTS = {

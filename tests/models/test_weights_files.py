@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
-from torchgeo_clay.models.weights import files as archive_module
-from torchgeo_clay.models.weights.files import Archive, CheckpointError, tensor_digest, write_safetensors
+from torchgeo_clay.models import weights as weights_module
+from torchgeo_clay.models.weights import Archive, CheckpointError, tensor_digest, write_safetensors
 from torchgeo_clay.writers.atomic import OutputError
 
 
@@ -255,7 +255,7 @@ def test_safetensors_written_whole_or_not_at_all(safe: Path, monkeypatch: pytest
         Path(path).write_bytes(b'half')
         raise OSError('No space left on device')
 
-    monkeypatch.setattr(archive_module, 'save_file', full)
+    monkeypatch.setattr(weights_module, 'save_file', full)
     with pytest.raises(OutputError, match='No space'):
         write_safetensors({'a': torch.ones(1)}, safe, {})
     assert safe.read_bytes() == before

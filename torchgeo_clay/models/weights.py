@@ -1,36 +1,52 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Weights: the released ones, pinned by commit, and the names and strict loading of those of any file."""
+"""Weights: reading files, the release's names, strict loading, and the Hub.
+
+Files are mapped into memory, so of the release's 5.16 GB only the 1.25 GB of the encoder are ever read.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
+from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of requests, httpx or httpx2, by version
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.models._api import Weights, WeightsEnum
 
 from torchgeo_clay.models.clay import Clay
 from torchgeo_clay.models.mae import ClayMAE
-from torchgeo_clay.models.weights.files import Archive, CheckpointError, write_safetensors
 
 __all__ = (
+    'Archive',
+    'CheckpointError',
     'ClayLarge8_Weights',
     'WeightsLike',
+    'holds_teacher',
     'load_encoder',
     'load_mae',
     'read_encoder',
     'released_name',
     'resolve_weights',
     'save_encoder',
+    'tensor_digest',
+    'write_safetensors',
 )
+
+
+# names ----------------------------------------------------------------------------------------------------------------
 
 #: Our name → the release's, as regular expressions of prefixes; the rest of a name (weight, bias, ...) is the same.
 _TABLE: tuple[tuple[str, str], ...] = (
@@ -70,8 +86,8 @@ _SIZES = {(192, 6): 'tiny', (384, 6): 'small', (768, 12): 'base', (1024, 24): 'l
 def _translate(name: str, table: Iterable[tuple[str, str]]) -> str:
     """Replace the first prefix of the table that matches."""
     for ours, released in table:
-        name, count = re.subn('^' + ours, released, name)
-        if count:
+        name, matches = re.subn('^' + ours, released, name)
+        if matches:
             break
     return name
 
@@ -91,18 +107,109 @@ def released_name(name: str) -> str:
     return _translate(name, _TABLE)
 
 
-def _find_encoder(archive: Archive) -> tuple[str, bool]:
-    """Prefix of the encoder's names in a file, and whether they are the release's."""
-    for marker, released in ((_RELEASED, True), (_OURS, False)):
-        found = [k.removesuffix(marker) for k in archive.shapes if k == marker or k.endswith('.' + marker)]
-        if len(found) == 1:
-            return found[0], released
-        if found:
-            raise CheckpointError(f'{archive.path}: holds {len(found)} encoders, under {found}; expected one.')
-    raise CheckpointError(
-        f'{archive.path}: holds no Clay encoder. Expected a released checkpoint, one of our pretraining, or an '
-        f'encoder-only .safetensors; its tensors are {list(archive.shapes)[:4]} …'
-    )
+# files ----------------------------------------------------------------------------------------------------------------
+
+
+class CheckpointError(ValueError):
+    """A weights file that cannot be used; the message says why, and what can."""
+
+
+class Archive:
+    """The tensors of a weights file, read on request.
+
+    Attributes:
+        path: the file.
+        shapes: the shapes of its tensors, by name.
+        extra: the other contents of a checkpoint, or the metadata of a safetensors file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Map a file into memory.
+
+        Args:
+            path: a Lightning or plain PyTorch checkpoint (zip format), or a ``.safetensors``.
+
+        Raises:
+            CheckpointError: if it is missing, truncated, neither of the formats, holds code, or no ``state_dict``.
+        """
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise CheckpointError(f'No weights file at {self.path}. Expected a .ckpt or a .safetensors.')
+        read = _map_safetensors if self.path.suffix == '.safetensors' else _map_checkpoint
+        self._mapped, self.extra = read(self.path)
+        self.shapes = {k: tuple(v.shape) for k, v in self._mapped.items()}
+
+    def read(self, keys: Iterable[str]) -> dict[str, Tensor]:
+        """Read the tensors of these names into memory of their own, on the CPU.
+
+        Raises:
+            CheckpointError: if all tensors are read and do not match the file's digest.
+        """
+        tensors = {k: self._mapped[k].detach().clone() for k in keys}
+        expected = self.extra.get('sha256')
+        if expected is not None and tensors.keys() == self.shapes.keys() and tensor_digest(tensors) != expected:
+            raise CheckpointError(
+                f'{self.path}: the tensors do not match the SHA-256 written with them: the file was damaged or '
+                'changed. Copy or download it again.'
+            )
+        return tensors
+
+    @cached_property
+    def encoder(self) -> tuple[str, bool]:
+        """Prefix of the encoder's names, and whether they are the release's.
+
+        Raises:
+            CheckpointError: if the file holds no encoder of Clay v1.5, or several.
+        """
+        for marker, released in ((_RELEASED, True), (_OURS, False)):
+            found = [k.removesuffix(marker) for k in self.shapes if k == marker or k.endswith('.' + marker)]
+            if len(found) == 1:
+                if released:
+                    _refuse_v1(self, found[0])
+                return found[0], released
+            if found:
+                raise CheckpointError(f'{self.path}: holds {len(found)} encoders, under {found}; expected one.')
+        raise CheckpointError(
+            f'{self.path}: holds no Clay encoder. Expected a released checkpoint, one of our pretraining, or an '
+            f'encoder-only .safetensors; its tensors are {list(self.shapes)[:4]} …'
+        )
+
+
+def _map_safetensors(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+    """Tensors and metadata of a safetensors file."""
+    try:
+        with safe_open(path, framework='pt') as file:
+            return load_file(path), file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f'{path}: not a whole .safetensors file ({error}). Is it truncated? Copy or download it again.'
+        ) from error
+
+
+def _map_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+    """The state dict of a checkpoint, and its other contents."""
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(
+            f'{path}: not a whole PyTorch checkpoint in zip format. Truncated? Then copy or download it again. '
+            'Written by PyTorch before 1.6? Then load and save it with a newer one.'
+        )
+    try:
+        contents = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f'{path}: holds more than tensors and plain values: code, which is never run here. If you trust it, load '
+            'it yourself and save its state_dict alone. PyTorch says: ' + str(error).strip().split('\n')[-1]
+        ) from error
+    except (RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile, UnicodeDecodeError) as error:
+        raise CheckpointError(f'{path}: not a PyTorch checkpoint, or a damaged one ({error}).') from error
+    if not isinstance(contents, Mapping):
+        raise CheckpointError(f'{path}: expected a checkpoint with a state_dict, got a {type(contents).__name__}.')
+    state = contents.get('state_dict', contents)
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()) or not state:
+        raise CheckpointError(
+            f'{path}: expected a state_dict of tensors, or a checkpoint that holds one; found {list(contents)[:8]}.'
+        )
+    return state, {k: v for k, v in contents.items() if k != 'state_dict'} if state is not contents else {}
 
 
 def _refuse_v1(archive: Archive, prefix: str) -> None:
@@ -118,23 +225,72 @@ def _refuse_v1(archive: Archive, prefix: str) -> None:
         )
 
 
+def holds_teacher(path: str | os.PathLike[str]) -> bool:
+    """Return True if a checkpoint holds a teacher's weights."""
+    return any(re.search(r'(^|\.)teacher\.', k) for k in Archive(path).shapes)
+
+
+def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        tensor = tensors[key].detach().cpu().contiguous()
+        digest.update(f'{key} {tensor.dtype} {tuple(tensor.shape)}\n'.encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def write_safetensors(tensors: Mapping[str, Tensor], path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
+    """Write tensors, their digest and further metadata, atomically.
+
+    Raises:
+        ValueError: unless the path ends in ``.safetensors``.
+        OutputError: if the file cannot be written.
+    """
+    if Path(path).suffix != '.safetensors':
+        raise ValueError(f'Expected a path that ends in .safetensors, got {path}.')
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    from torchgeo_clay.writers.atomic import atomic  # with pyarrow behind it, which reading weights does without
+
+    with atomic(path) as partial:
+        save_file(tensors, partial, {**metadata, 'sha256': tensor_digest(tensors)})
+
+
+def save_encoder(model: Clay, path: str | os.PathLike[str]) -> None:
+    """Write the encoder alone, under the release's names, with the SHA-256 of its tensors.
+
+    Args:
+        model: the encoder.
+        path: a file ending in ``.safetensors``.
+
+    Raises:
+        ValueError: for another suffix.
+    """
+    state = {released_name(k): v for k, v in model.state_dict().items() if not re.match(_HEADS, k)}
+    write_safetensors(state, path, {'format': 'pt', 'model': 'Clay v1.5 encoder'})
+
+
+# strict loading -------------------------------------------------------------------------------------------------------
+
+
 def _encoder_size(archive: Archive) -> tuple[int, int, int]:
     """Width, depth and hidden width of the encoder in a file."""
-    prefix, released = _find_encoder(archive)
-    blocks = prefix + ('transformer.layers.' if released else 'blocks.')
-    depth = len({k.removeprefix(blocks).split('.')[0] for k in archive.shapes if k.startswith(blocks)})
-    hidden = prefix + (released_name('blocks.0.mlp.fc1.weight') if released else 'blocks.0.mlp.fc1.weight')
-    return archive.shapes.get(prefix + 'cls_token', (0,))[-1], depth, archive.shapes.get(hidden, (0,))[0]
+    prefix, released = archive.encoder
+
+    def shape(name: str) -> tuple[int, ...] | None:
+        return archive.shapes.get(prefix + (released_name(name) if released else name))
+
+    depth = next(i for i in count() if not shape(f'blocks.{i}.norm1.weight'))
+    return (shape('cls_token') or (0,))[-1], depth, (shape('blocks.0.mlp.fc1.weight') or (0,))[0]
 
 
 def _size_hint(archive: Archive) -> str:
     """Describe the encoder in a file."""
-    _, released = _find_encoder(archive)
     width, depth, _ = _encoder_size(archive)
     name = _SIZES.get((width, depth))
     hint = f' The file holds an encoder {width} wide and {depth} deep'
     hint += f', which is clay_{name}_patch8' if name else ''
-    if name == 'base' and released:
+    if name == 'base' and archive.encoder[1]:
         hint += ', or the v1 model (made-with-clay/Clay-legacy), which is another architecture and not for this package'
     return hint + '.'
 
@@ -192,15 +348,12 @@ def load_encoder(model: Clay, path: str | os.PathLike[str]) -> Clay:
         CheckpointError: for files that cannot be read, hold another model, or do not match in a name or shape.
     """
     archive = Archive(path)
-    prefix, released = _find_encoder(archive)
-    if released:
-        _refuse_v1(archive, prefix)
     if any('.lora_A.' in k for k in archive.shapes):
         raise CheckpointError(
             f'{path}: holds an encoder with separate LoRA adapters. Load the task with load_from_checkpoint and '
             'write its encoder with export(), which merges them; then give that file.'
         )
-    _assign(model, _gather(archive, model, prefix, released))
+    _assign(model, _gather(archive, model, *archive.encoder))
     return model
 
 
@@ -218,9 +371,7 @@ def load_mae(model: ClayMAE, path: str | os.PathLike[str]) -> ClayMAE:
         CheckpointError: see :func:`load_encoder`; also for a file that holds only the encoder.
     """
     archive = Archive(path)
-    prefix, released = _find_encoder(archive)
-    if released:
-        _refuse_v1(archive, prefix)
+    prefix, released = archive.encoder
     stem = prefix.removesuffix('encoder.')
     if not any(k.startswith(stem + 'decoder.') for k in archive.shapes) or stem == prefix:
         raise CheckpointError(
@@ -231,54 +382,27 @@ def load_mae(model: ClayMAE, path: str | os.PathLike[str]) -> ClayMAE:
     unknown = [k for k in archive.shapes if k.startswith(stem) and not k.startswith(known)]
     if unknown:
         raise CheckpointError(f'{archive.path}: {len(unknown)} unexpected tensors {unknown[:3]}; expected {known}.')
-    parts: dict[str, tuple[nn.Module, bool]] = {
-        'encoder.': (model.encoder, released),
-        'decoder.': (model.decoder, released),
-    }
+    parts: dict[str, nn.Module] = {'encoder.': model.encoder, 'decoder.': model.decoder}
     if model.proj is not None:
-        parts['proj.'] = (model.proj, False)
+        parts['proj.'] = model.proj
     if model.teacher is not None and any(p.is_meta for p in model.teacher.parameters()):
-        parts['teacher.'] = (model.teacher, False)
-    states = {name: _gather(archive, module, stem + name, names) for name, (module, names) in parts.items()}
-    for name, (module, _) in parts.items():
-        _assign(module, states.pop(name))
+        parts['teacher.'] = model.teacher
+    # a projection's names are the same, a teacher's are timm's; all are compared before any is loaded
+    states = {k: _gather(archive, part, stem + k, released and k != 'teacher.') for k, part in parts.items()}
+    for k, part in parts.items():
+        _assign(part, states.pop(k))
     return model
 
 
 def read_encoder(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read an encoder's weights under this package's names, whatever its size.
-
-    Args:
-        path: as :func:`load_encoder`.
-
-    Raises:
-        CheckpointError: see :func:`load_encoder`.
-    """
-    archive = Archive(path)
-    width, depth, hidden = _encoder_size(archive)
+    """Read an encoder's weights of any size under our names. Path and errors as :func:`load_encoder`."""
+    width, depth, hidden = _encoder_size(Archive(path))
     with torch.device('meta'):  # for its names and shapes, on which the number of heads has no influence
         model = Clay(embed_dim=width, depth=depth, num_heads=1, mlp_ratio=hidden / width)
     return load_encoder(model, path).state_dict()
 
 
-def holds_teacher(path: str | os.PathLike[str]) -> bool:
-    """Return True if a checkpoint holds a teacher's weights."""
-    return any(re.search(r'(^|\.)teacher\.', k) for k in Archive(path).shapes)
-
-
-def save_encoder(model: Clay, path: str | os.PathLike[str]) -> None:
-    """Write the encoder alone, under the release's names, with the SHA-256 of its tensors.
-
-    Args:
-        model: the encoder.
-        path: a file ending in ``.safetensors``.
-
-    Raises:
-        ValueError: for another suffix.
-    """
-    state = {released_name(k): v for k, v in model.state_dict().items() if not re.match(_HEADS, k)}
-    write_safetensors(state, path, {'format': 'pt', 'model': 'Clay v1.5 encoder'})
-
+# the Hub --------------------------------------------------------------------------------------------------------------
 
 _REPO, _FILE = 'made-with-clay/Clay', 'v1.5/clay-v1.5.ckpt'
 
@@ -308,7 +432,7 @@ class ClayLarge8_Weights(WeightsEnum):
         },
     )
 
-    def fetch(self, cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    def fetch(self, cache_dir: str | Path | None = None) -> Path:
         """Fetch the file through the Hub's cache (``HF_HOME``, ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE`` are respected).
 
         Args:
@@ -321,13 +445,14 @@ class ClayLarge8_Weights(WeightsEnum):
             CheckpointError: if the Hub cannot be reached, or the file received does not have the Hub's SHA-256.
         """
         where = {'repo_id': self.meta['hf_repo'], 'filename': self.meta['filename'], 'revision': self.meta['revision']}
-        cache = None if cache_dir is None else Path(cache_dir)
-        cached = try_to_load_from_cache(**where, cache_dir=cache)
+        cached = try_to_load_from_cache(**where, cache_dir=cache_dir)
         if isinstance(cached, str):
             return Path(cached)
         try:
-            path = Path(hf_hub_download(**where, cache_dir=cache))
-            expected = _hub_digest(path, where)
+            path = Path(hf_hub_download(**where, cache_dir=cache_dir))
+            expected = path.resolve().name  # the Hub's cache names a large file by its SHA-256
+            if not re.fullmatch('[0-9a-f]{64}', expected):  # but not where there are no links, as on Windows
+                expected = str(get_hf_file_metadata(hf_hub_url(**where)).etag)
         except (OSError, RuntimeError, ValueError, HTTPError) as error:
             cause = '' if str(error.__cause__) in str(error) else f' ({error.__cause__})'
             raise CheckpointError(
@@ -335,7 +460,7 @@ class ClayLarge8_Weights(WeightsEnum):
                 f'{error}{cause} Offline? Fetch it where there is a network, and copy the Hub cache, or give weights= '
                 'the path of the file.'
             ) from error
-        _verify(path, expected, where)
+        _verify(path, expected)
         return path
 
     def get_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -353,15 +478,7 @@ class ClayLarge8_Weights(WeightsEnum):
 WeightsLike = ClayLarge8_Weights | bool | str | os.PathLike[str] | None
 
 
-def _hub_digest(path: Path, where: dict[str, str]) -> str:
-    """The SHA-256 that the Hub states for a file: the name of a large file in its cache, and the file's ETag."""
-    digest = path.resolve().name
-    if not re.fullmatch('[0-9a-f]{64}', digest):  # a cache without symbolic links, as on Windows
-        digest = str(get_hf_file_metadata(hf_hub_url(**where)).etag)
-    return digest
-
-
-def _verify(path: Path, expected: str, where: dict[str, str]) -> None:
+def _verify(path: Path, expected: str) -> None:
     """Compare a fetched file with the Hub's SHA-256, and remove it if they differ."""
     with open(path, 'rb') as file:
         got = hashlib.file_digest(file, 'sha256').hexdigest()
@@ -369,18 +486,19 @@ def _verify(path: Path, expected: str, where: dict[str, str]) -> None:
         path.resolve().unlink()
         path.unlink(missing_ok=True)
         raise CheckpointError(
-            f'{where["filename"]} of {where["repo_id"]}: the Hub states SHA-256 {expected}, the file received '
-            f'has {got}. It was removed from the cache; fetch it again.'
+            f'{path.name}: the Hub states SHA-256 {expected}, the file received has {got}. It was removed from the '
+            'cache; fetch it again.'
         )
 
 
-def resolve_weights(weights: WeightsLike, model: str) -> Path | None:
+def resolve_weights(weights: WeightsLike, model: str, cache_dir: str | Path | None = None) -> Path | None:
     """Find the file that ``weights`` means, and fetch it if it is released.
 
     Args:
         weights: True for the release's, a member of the enum or its name (``CLAY_V1_5`` or
             ``ClayLarge8_Weights.CLAY_V1_5``), a path, or None or False for random ones.
         model: name of the encoder's builder.
+        cache_dir: as :meth:`ClayLarge8_Weights.fetch`.
 
     Returns:
         The file, or None for random weights.
@@ -392,24 +510,19 @@ def resolve_weights(weights: WeightsLike, model: str) -> Path | None:
     if weights is None or weights is False:
         return None
     members = ClayLarge8_Weights.__members__
-    released = {w.meta['model']: w for w in members.values()}
     if weights is True:
-        if model not in released:
-            raise CheckpointError(
-                f'weights=True: there are no released weights of {model}. Released: {", ".join(released)}. For weights '
-                'of your own pretraining give weights= the path of its checkpoint; for random ones, False.'
-            )
-        return released[model].fetch()
-    if isinstance(weights, str):
-        enum, _, name = weights.rpartition('.')
-        if enum == ClayLarge8_Weights.__name__ and name not in members:
+        weights = ClayLarge8_Weights.CLAY_V1_5
+    elif isinstance(weights, str):
+        name = weights.removeprefix(f'{ClayLarge8_Weights.__name__}.')
+        if name != weights and name not in members:
             raise CheckpointError(f'No weights {weights!r}. Released: {list(members.values())}.')
-        weights = members[name] if enum in ('', ClayLarge8_Weights.__name__) and name in members else weights
+        weights = members.get(name, weights)
     if not isinstance(weights, ClayLarge8_Weights):
         return Path(weights)
     if weights.meta['model'] != model:
         raise CheckpointError(
-            f'{weights!r} are weights of {weights.meta["model"]}, not of {model}. Of Clay v1.5 only the large model is '
-            'released; for other sizes give weights= a checkpoint of your own pretraining, or None.'
+            f'There are no released weights of {model}: of Clay v1.5 only the large model is released '
+            f'({weights.meta["model"]}). For your own give weights= (in timm pretrained_cfg_overlay, as file) the path '
+            'of the checkpoint; for random ones False.'
         )
-    return weights.fetch()
+    return weights.fetch(cache_dir)
