@@ -88,7 +88,7 @@ class SensorMetadata(Callback):
                 f'SensorMetadata found no Clay in {type(pl_module).__name__}. Write a model such as clay_base_patch8 '
                 '(as a backbone of segmentation_models_pytorch: tu-clay_base_patch8), or leave the callback out.'
             )
-        conditioning = batch_conditioning(batch, self.sensor, self.gsd)
+        conditioning = batch_conditioning(batch, None if self.sensor is None else self.sensor.wavelengths, self.gsd)
         _check_dates(pl_module, batch['image'])
         if not getattr(pl_module, 'sees_dates', False):
             self._say(batch)

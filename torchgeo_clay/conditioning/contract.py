@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -23,13 +23,11 @@ from torchgeo_clay.conditioning.codes import LatLonOrder, check_range, encode_la
 from torchgeo_clay.sensors import Sensor, check_wavelengths, get_sensor
 
 __all__ = (
-    'CheckedConditioning',
     'Conditioning',
     'batch_conditioning',
     'batch_sensor',
     'check_batch',
     'check_gsd',
-    'fold_dates',
     'match_images',
     'select_dates',
     'task_conditioning',
@@ -47,7 +45,7 @@ def check_gsd(gsd: float | Tensor) -> None:
     """
     if isinstance(gsd, Tensor) and not on_host(gsd):
         return
-    values = torch.atleast_1d(gsd).tolist() if isinstance(gsd, Tensor) else [float(gsd)]
+    values = gsd.flatten().tolist() if isinstance(gsd, Tensor) else [float(gsd)]
     for value in values:
         if not (math.isfinite(value) and value > 0):
             raise ValueError(
@@ -66,6 +64,7 @@ class Conditioning:
         time: (B, 4) code of :func:`encode_time`; None for unknown.
         latlon: (B, 4) code of :func:`encode_latlon`; None for unknown.
         lengths: number of real dates of each series, whose images the B rows are, side by side; None for single images.
+        checked: whether wavelengths and gsd were checked, so that no forward looks at their values again.
     """
 
     wavelengths: Tensor | None = None
@@ -73,9 +72,7 @@ class Conditioning:
     time: Tensor | None = None
     latlon: Tensor | None = None
     lengths: tuple[int, ...] | None = None
-
-    #: Whether wavelengths and gsd were checked already, so that no forward looks at them again.
-    checked: ClassVar[bool] = False
+    checked: bool = False
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -83,7 +80,7 @@ class Conditioning:
         return {key: getattr(self, key) for key in ('wavelengths', 'gsd', 'time', 'latlon')}
 
     @staticmethod
-    def from_batch(batch: Mapping[str, Any], order: LatLonOrder = 'latlon') -> CheckedConditioning:
+    def from_batch(batch: Mapping[str, Any], order: LatLonOrder = 'latlon') -> Conditioning:
         """Encode the metadata of a batch that follows the contract.
 
         Args:
@@ -99,18 +96,13 @@ class Conditioning:
             check_batch(batch)
         wavelengths = batch['wavelength']
         time, lat, lon = batch.get('time'), batch.get('lat'), batch.get('lon')
-        return CheckedConditioning(
+        return Conditioning(
             wavelengths=(wavelengths[0] if wavelengths.ndim == 2 else wavelengths).float(),
             gsd=batch['res'].float(),
             time=None if time is None else encode_time(time),
             latlon=None if lat is None or lon is None else encode_latlon(lat, lon, order),
+            checked=True,
         )
-
-
-class CheckedConditioning(Conditioning):
-    """A conditioning whose values were checked."""
-
-    checked = True
 
 
 def check_batch(batch: Mapping[str, Any]) -> None:
@@ -126,19 +118,18 @@ def check_batch(batch: Mapping[str, Any]) -> None:
     wavelengths, res, image = batch.get('wavelength'), batch.get('res'), batch.get('image')
     if wavelengths is None:
         raise ValueError(
-            f"The batch has no 'wavelength' (keys: {sorted(batch)}). Wrap the datamodule in SensorDataModule, or "
-            'fix the sensor with SensorMetadata(sensor=…).'
+            f"The batch has no 'wavelength' (keys: {sorted(batch)}). Wrap the datamodule in SensorDataModule, or add "
+            "to the trainer's callbacks the sensor and the bands that the channels are, in order, such as "
+            "SensorMetadata(sensor='sentinel-2-l2a', bands=['B04', 'B03', 'B02'], gsd=10)."
         )
     if res is None:
         raise ValueError(
-            f"The batch has no 'res' in meters per pixel (keys: {sorted(batch)}). Give it with gsd=; there is no code "
-            'for an unknown ground sampling distance.'
+            f"The batch has no 'res' in meters per pixel (keys: {sorted(batch)}). Give it with gsd= to the datamodule, "
+            "or in the trainer's callbacks, SensorMetadata(gsd=10). There is no code for an unknown ground sampling "
+            'distance.'
         )
-    if image is not None and wavelengths.shape[-1] != image.shape[-3]:
-        raise ValueError(
-            f'Expected one wavelength per channel, got {wavelengths.shape[-1]} wavelengths for {image.shape[-3]} '
-            'channels. Dates stacked as channels? The model sees one date at a time.'
-        )
+    if image is not None:
+        _check_channels(wavelengths[0] if wavelengths.ndim == 2 else wavelengths, image.shape[-3])
     for key in ('wavelength', 'res', 'lat', 'lon', 'time'):
         value = batch.get(key)
         if image is None or value is None or (key == 'wavelength' and value.ndim == 1):
@@ -156,6 +147,16 @@ def check_batch(batch: Mapping[str, Any]) -> None:
     for key, low, high in (('lat', -90, 90), ('lon', -180, 360)):
         if (value := batch.get(key)) is not None:
             check_range(key, value, low, high)
+
+
+def _check_channels(wavelengths: Tensor, channels: int) -> None:
+    """Raise unless there is one wavelength per channel."""
+    if wavelengths.shape != (channels,):
+        raise ValueError(
+            f'Expected one wavelength per channel, got {tuple(wavelengths.shape)} wavelengths for {channels} channels. '
+            'Name the bands that the channels are, in order, with bands=. Dates stacked as channels? The model sees '
+            'one date at a time.'
+        )
 
 
 def match_images(
@@ -213,17 +214,12 @@ def match_images(
         gsd = torch.full((1,), gsd, dtype=torch.float32, device=x.device)
     time, latlon = scope.time if time is None else time, scope.latlon if latlon is None else latlon
     _check_shapes(x, wavelengths, gsd := torch.atleast_1d(gsd), time, latlon)
-    return CheckedConditioning(wavelengths, gsd, time, latlon)
+    return Conditioning(wavelengths, gsd, time, latlon, checked=True)
 
 
 def _check_shapes(x: Tensor, wavelengths: Tensor, gsd: Tensor, time: Tensor | None, latlon: Tensor | None) -> None:
     """Raise if lengths or devices do not match the images."""
-    if wavelengths.shape != x.shape[1:2]:
-        raise ValueError(
-            f'Expected one wavelength per channel, got wavelengths {tuple(wavelengths.shape)} for {x.shape[1]} '
-            'channels. Dates stacked as channels? The model sees one date at a time. Bands missing? Name them with '
-            'bands=.'
-        )
+    _check_channels(wavelengths, x.shape[1])
     if tuple(gsd.shape) not in ((1,), (x.shape[0],)):
         raise ValueError(f'gsd: expected a number, or one per image ({x.shape[0]},), got {tuple(gsd.shape)}.')
     for name, code in (('time', time), ('latlon', latlon)):
@@ -237,28 +233,8 @@ def _check_shapes(x: Tensor, wavelengths: Tensor, gsd: Tensor, time: Tensor | No
             raise ValueError(f'{name}: expected a tensor on {x.device}, where the images are, got {tensor.device}.')
 
 
-_EXAMPLE = "SensorMetadata(sensor='sentinel-2-l2a', bands=['B04', 'B03', 'B02'], gsd=10)"
-
-
-def batch_conditioning(
-    batch: Mapping[str, Any], sensor: Sensor | None = None, gsd: float | None = None
-) -> Conditioning:
-    """Return the conditioning of a batch: its own metadata, else the given ones.
-
-    Args:
-        batch: ``image`` (B, C, H, W) or (B, T, C, H, W); if known ``wavelength`` (B, C) or (C,) µm, ``res`` (B,) meters
-            per pixel, ``lat`` and ``lon`` (B,) degrees, ``time`` (B,) seconds UTC. A time per date, (B, T), is left
-            out where T > 1, as a stock task does not tell which date it shows the model.
-        sensor: bands of a batch without ``wavelength``, in the channels' order.
-        gsd: meters per pixel of a batch without ``res``.
-
-    Returns:
-        The conditioning, on the device of the images.
-
-    Raises:
-        ValueError: where wavelengths or GSD are known from nowhere, their number does not fit the channels, or
-            :func:`torchgeo_clay.conditioning.check_batch` refuses a value.
-    """
+def _image(batch: Any) -> Tensor:
+    """Return the image of a batch, (B, C, H, W) or (B, T, C, H, W)."""
     image = batch.get('image') if isinstance(batch, Mapping) else None
     if not isinstance(image, Tensor) or image.ndim not in (4, 5):
         found = sorted(map(str, batch)) if isinstance(batch, Mapping) else type(batch).__name__
@@ -266,44 +242,43 @@ def batch_conditioning(
             f"Expected a batch with 'image' of shape (B, C, H, W), or (B, T, C, H, W) for T dates, got {found}"
             f'{"" if image is None else f" with image {tuple(getattr(image, 'shape', ()))}"}.'
         )
-    known = dict(batch)
-    if known.get('wavelength') is None:
-        known['wavelength'] = _fixed_wavelengths(image, sensor)
-    if known.get('res') is None:
-        known['res'] = _fixed_gsd(image, gsd)
+    return image
+
+
+def _complete(
+    batch: Mapping[str, Any], wavelengths: Tensor | Sequence[float] | None, gsd: float | Tensor | None
+) -> dict[str, Any]:
+    """Give a batch the wavelengths and the GSD that it does not have, on the device of its image."""
+    image, known = _image(batch), dict(batch)
+    if known.get('wavelength') is None and wavelengths is not None:
+        # made on the host and sent: made on the device, the host would wait for it in every step
+        waves = torch.as_tensor(wavelengths, dtype=torch.float32)
+        known['wavelength'] = waves.to(image.device, non_blocking=True)
+    if known.get('res') is None and gsd is not None:
+        one = gsd if isinstance(gsd, Tensor) else torch.full((1,), gsd, device=image.device)
+        known['res'] = one.expand(image.shape[0])
+    return known
+
+
+def batch_conditioning(
+    batch: Mapping[str, Any], wavelengths: Tensor | Sequence[float] | None = None, gsd: float | Tensor | None = None
+) -> Conditioning:
+    """Return the conditioning of a batch: its own metadata, else the given ones.
+
+    Args:
+        batch: ``image`` (B, C, H, W) or (B, T, C, H, W), and the metadata of :meth:`Conditioning.from_batch`. A time
+            per date, (B, T), is left out where T > 1, as a stock task does not tell which date it shows the model.
+        wavelengths: (C,) µm, of a batch without ``wavelength``.
+        gsd: meters per pixel of a batch without ``res``.
+
+    Raises:
+        ValueError: for a batch without such an image, and whatever :func:`check_batch` refuses.
+    """
+    known = _complete(batch, wavelengths, gsd)
     time = known.get('time')
     if isinstance(time, Tensor) and time.ndim == 2:
         known['time'] = time[:, 0] if time.shape[1] == 1 else None
     return Conditioning.from_batch(known)
-
-
-def _fixed_wavelengths(image: Tensor, sensor: Sensor | None) -> Tensor:
-    """Wavelengths of the fixed sensor: (C,) µm, on the device of the images."""
-    channels = image.shape[-3]
-    if sensor is None:
-        raise ValueError(
-            f"The batch has no 'wavelength', and no sensor is fixed for its {channels} channels. Write the sensor and "
-            f"the bands that the channels are, in order, into the trainer's callbacks, such as {_EXAMPLE}, or wrap the "
-            'datamodule in SensorDataModule.'
-        )
-    if len(sensor) != channels:
-        raise ValueError(
-            f'Expected one band per channel, got {len(sensor)} bands of {sensor.name} ({", ".join(sensor.band_names)}) '
-            f'for {channels} channels. Name the bands that the channels are, in order: SensorMetadata(sensor='
-            f'{sensor.name!r}, bands=[…]). Dates stacked as channels? The model sees one date at a time.'
-        )
-    # made on the host and sent: made on the device, the host would wait for it in every step
-    return torch.tensor(sensor.wavelengths, dtype=torch.float32).to(image.device, non_blocking=True)
-
-
-def _fixed_gsd(image: Tensor, gsd: float | None) -> Tensor:
-    """The fixed GSD for every image: (B,) meters per pixel, on the device of the images."""
-    if gsd is None:  # the sensor's nominal one would be a guess: the images may have been resampled
-        raise ValueError(
-            "The batch has no 'res', and no gsd is fixed. Write the meters per pixel of the images into the trainer's "
-            'callbacks: SensorMetadata(gsd=10). There is no code for an unknown ground sampling distance.'
-        )
-    return torch.full(image.shape[:1], gsd, dtype=torch.float32, device=image.device)
 
 
 def batch_sensor(batch: Mapping[str, Any]) -> Sensor:
@@ -331,7 +306,8 @@ def task_conditioning(batch: Mapping[str, Any], scope: Conditioning | None, sees
     """Return the conditioning of a batch in one of Clay's tasks: the batch's own metadata, else the scope's.
 
     Args:
-        batch: see :func:`batch_conditioning` and :func:`fold_dates`.
+        batch: see :func:`batch_conditioning`. Of series also ``length`` (B,), the number of real dates of each, which
+            come first; ``time`` is (B, T), and ``res``, ``lat`` and ``lon`` are (B,), of all dates, or (B, T).
         scope: the conditioning that a callback has set on the model, or None.
         sees_dates: whether images are (B, T, C, H, W), each date with its own metadata.
 
@@ -339,11 +315,11 @@ def task_conditioning(batch: Mapping[str, Any], scope: Conditioning | None, sees
         The conditioning of the B images, or of all real dates, a sample's dates side by side.
 
     Raises:
-        ValueError: see :func:`batch_conditioning` and :func:`fold_dates`; for images of several dates where one is
-            expected, and the other way round.
+        ValueError: see :func:`batch_conditioning`; for images of several dates where one is expected, and the other way
+            round; for lengths or metadata of another shape, or dates in days.
     """
-    image = batch.get('image') if isinstance(batch, Mapping) else None
-    if isinstance(image, Tensor) and image.ndim == (4 if sees_dates else 5):
+    image = _image(batch)
+    if (image.ndim == 5) != sees_dates:
         expected = '(B, T, C, H, W), several dates' if sees_dates else '(B, C, H, W), one date'
         remedy = (
             'Stack the dates along an axis of their own: dates stacked as channels cannot be distinguished.'
@@ -352,18 +328,11 @@ def task_conditioning(batch: Mapping[str, Any], scope: Conditioning | None, sees
             'ClayChangeDetection.'
         )
         raise ValueError(f'Expected images {expected}, got {tuple(image.shape)}. {remedy}')
-    if not isinstance(image, Tensor) or image.ndim not in (4, 5):
-        return batch_conditioning(batch)  # which raises
-    known = dict(batch)
-    if scope is not None:
-        if known.get('wavelength') is None:
-            known['wavelength'] = scope.wavelengths
-        if known.get('res') is None and isinstance(scope.gsd, Tensor):
-            known['res'] = scope.gsd.expand(image.shape[0])
+    known = dict(batch) if scope is None else _complete(batch, scope.wavelengths, scope.gsd)
     if not sees_dates:
         return batch_conditioning(known)
     lengths = _lengths(batch, image)
-    return replace(batch_conditioning(fold_dates(known, image, lengths)), lengths=lengths)
+    return replace(Conditioning.from_batch(_fold_dates(known, image, lengths)), lengths=lengths)
 
 
 def select_dates(x: Tensor, lengths: Sequence[int]) -> Tensor:
@@ -392,20 +361,10 @@ def _lengths(batch: Mapping[str, Any], image: Tensor) -> tuple[int, ...]:
     return lengths
 
 
-def fold_dates(batch: Mapping[str, Any], image: Tensor, lengths: Sequence[int]) -> dict[str, Any]:
-    """Make the real dates of a batch samples of their own.
+def _fold_dates(batch: Mapping[str, Any], image: Tensor, lengths: Sequence[int]) -> dict[str, Any]:
+    """Return the metadata of all real dates, N rows, with an image of their shape.
 
-    Args:
-        batch: ``wavelength`` (C,) or (B, C); ``res``, ``lat`` and ``lon`` (B,), of all dates, or (B, T); ``time``
-            (B, T) seconds UTC. A time that is (B,) does not say which date's it is, and is left out.
-        image: (B, T, C, H, W).
-        lengths: number of real dates of each sample, which come first.
-
-    Returns:
-        The metadata with N rows, a sample's dates side by side, and an image of their shape.
-
-    Raises:
-        ValueError: for values of another shape, or dates in days.
+    A time that is (B,) does not say which date's it is, and is left out.
     """
     samples, dates = image.shape[:2]
     folded: dict[str, Any] = {'image': image.flatten(0, 1)[: sum(lengths)]}  # only its shape and device are read
@@ -428,10 +387,6 @@ def fold_dates(batch: Mapping[str, Any], image: Tensor, lengths: Sequence[int]) 
     return folded
 
 
-#: No image is this old: seconds since 1970 of the first days of that year.
-_DAYS = 1e5
-
-
 def _check_seconds(batch: Mapping[str, Any]) -> None:
     """Raise for dates in days since some date; values are read only where they lie on the host."""
     time = batch.get('time')
@@ -443,7 +398,7 @@ def _check_seconds(batch: Mapping[str, Any]) -> None:
         )
     if isinstance(time, Tensor) and time.ndim == 2 and on_host(time):
         known = time[torch.isfinite(time)]
-        if known.numel() and float(known.abs().max()) < _DAYS:
+        if known.numel() and float(known.abs().max()) < 1e5:  # the second of January 1970
             raise ValueError(
                 f'time: expected seconds UTC since 1970, got {float(known.min()):g} to {float(known.max()):g}, which '
                 'look like days. Multiply days by 86400 and add the seconds of the date that they count from.'
