@@ -8,10 +8,11 @@ import hashlib
 import json
 import math
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from inspect import signature
 from itertools import accumulate, groupby
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from torchgeo.datamodules import BaseDataModule
 from torchgeo_clay.conditioning import check_batch
 from torchgeo_clay.datamodules.arguments import check_at_least, check_precision
 from torchgeo_clay.datasets import Scene, SceneError, SensorRaster, scan_scene
-from torchgeo_clay.datasets.raster.dataset import PATCH, check_windows, windows
+from torchgeo_clay.datasets.raster.dataset import PATCH, Windows, check_windows, windows
 from torchgeo_clay.datasets.raster.files import list_rasters
 from torchgeo_clay.datasets.raster.scene import scan_scenes
 from torchgeo_clay.sensors import Sensor, get_sensor
@@ -49,7 +50,7 @@ class Unit:
     sensor: str
     index: int
     scene: Scene
-    corners: Sequence[tuple[int, int]]
+    corners: Windows
 
     @property
     def source(self) -> str:
@@ -117,14 +118,8 @@ class SceneDataModule(BaseDataModule):
         if unknown := reading.keys() - defaults.keys():
             raise TypeError(f'SceneDataModule has no argument {", ".join(unknown)}; scenes take {", ".join(defaults)}.')
         #: What results depend on besides the scenes and the model, as plain values.
-        self.settings = {
-            'chip': chip,
-            'stride': self.stride,
-            'align': self.align,
-            'bands': bands,
-            **defaults,
-            **reading,
-        }
+        own = {'chip': chip, 'stride': self.stride, 'align': self.align, 'bands': bands}
+        self.settings = own | defaults | reading
 
     @property
     def selected(self) -> dict[str, Sensor]:
@@ -134,30 +129,25 @@ class SceneDataModule(BaseDataModule):
     def setup(self, stage: str) -> None:
         """Find the scenes, cut them into units, and log what was found; raise if no scene is left."""
         check_precision(getattr(self.trainer, 'precision', None))
-        self.rasters, self.skipped = self._find()
+        scenes, self.skipped = scan_scenes(list_rasters(self.paths), self.sensor, self.bands, **self.reading)
+        name_of = attrgetter('sensor.name')
+        groups = {name: list(some) for name, some in groupby(sorted(scenes, key=name_of), name_of)}
+        self.rasters = {name: SensorRaster(some, self.sensor or name, self.bands) for name, some in groups.items()}
+        reasons = [f'\n  {path}: {reason}' for path, reason in self.skipped]
+        if not self.rasters:
+            lines = ''.join(reasons[:10]) or '\n  (no file at all)'
+            raise ValueError(f'paths: expected scenes, found none to use in {self.paths}:{lines}')
         self.units = [unit for raster in self.rasters.values() for unit in self._cut(raster)]
         for raster in self.rasters.values():
             small = [s.path for s in raster.scenes if min(s.height, s.width) < self.chip]
             chips = sum(len(u.corners) for u in self.units if u.sensor == raster.sensor.name)
             rank_zero_info(
-                f'{raster.sensor.name}: {len(raster.scenes)} scenes, {chips} chips of {self.chip} pixels every '
-                f'{self.stride}'
-                + (f'; {len(small)} scenes are smaller than a chip and padded (first: {small[0]})' if small else '')
+                f'{raster.sensor.name}: scenes: {len(raster.scenes)}; chips of {self.chip} pixels every {self.stride}: '
+                f'{chips}'
+                + (f'; scenes smaller than a chip, which are padded: {len(small)} (first: {small[0]})' if small else '')
             )
-        if self.skipped:
-            lines = ''.join(f'\n  {path}: {reason}' for path, reason in self.skipped)
-            rank_zero_info(f'{len(self.skipped)} files are skipped:{lines}')
-
-    def _find(self) -> tuple[dict[str, SensorRaster], list[tuple[str, str]]]:
-        """Return name of a sensor → its scenes, and (path, reason) of the files skipped."""
-        scenes, skipped = scan_scenes(list_rasters(self.paths), self.sensor, self.bands, **self.reading)
-        found = {}
-        for name, some in groupby(sorted(scenes, key=_sensor_name), _sensor_name):
-            found[name] = SensorRaster(list(some), self.sensor or name, self.bands)
-        if not found:
-            lines = '\n'.join(f'  {path}: {reason}' for path, reason in skipped[:10]) or '  (no file at all)'
-            raise ValueError(f'paths: expected scenes, found none to use in {self.paths}:\n{lines}')
-        return found, skipped
+        if reasons:
+            rank_zero_info(f'Skipped files: {len(reasons)}{"".join(reasons)}')
 
     def _cut(self, raster: SensorRaster) -> Iterator[Unit]:
         """Yield the units of a sensor's scenes, scene by scene."""
@@ -168,7 +158,7 @@ class SceneDataModule(BaseDataModule):
                 version = [scene.path, scene.height, scene.width, scene.version]
                 identity = [version, raster.sensor.name, raster.bands, first, size, self.settings]
                 key = hashlib.sha256(json.dumps(identity, default=str).encode()).hexdigest()[:24]
-                yield Unit(key, raster.sensor.name, i, scene, corners[first : first + size])
+                yield Unit(key, raster.sensor.name, i, scene, corners.part(first, size))
 
     def predict_dataloader(self) -> SceneLoader:
         """Return the loader of this process."""
@@ -189,11 +179,6 @@ class SceneDataModule(BaseDataModule):
         """Close the files."""
         for raster in self.rasters.values():
             raster.close()
-
-
-def _sensor_name(scene: Scene) -> str:
-    """Name of a scene's sensor."""
-    return scene.sensor.name
 
 
 class SceneLoader:
@@ -234,12 +219,8 @@ class SceneLoader:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield batches in order."""
-        yield from DataLoader(
-            ChipBatches(self),
-            batch_size=None,
-            num_workers=self.data.num_workers,
-            pin_memory=torch.cuda.is_available(),
-        )
+        workers, pin = self.data.num_workers, torch.cuda.is_available()
+        yield from DataLoader(ChipBatches(self), batch_size=None, num_workers=workers, pin_memory=pin)
 
 
 class ChipBatches(Dataset[dict[str, Any]]):

@@ -13,9 +13,9 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from operator import eq
-from typing import Any, Literal, cast, overload
+from typing import Any, Literal, cast
 
 import geopandas as gpd
 import numpy as np
@@ -50,7 +50,7 @@ from torchgeo_clay.datasets.upstream import GeoSlice, Path, Sample
 from torchgeo_clay.sensors import Sensor, get_sensor
 
 __all__ = (
-    'PATCH', 'SensorRaster', 'check_windows', 'combine_samples', 'overlay_samples', 'owned', 'read_window',
+    'PATCH', 'SensorRaster', 'Windows', 'check_windows', 'combine_samples', 'overlay_samples', 'owned', 'read_window',
     'read_window_on_grid', 'starts', 'windows',
 )  # fmt: skip
 
@@ -234,47 +234,38 @@ def starts(length: int, chip: int, stride: int, align: int = 1) -> tuple[int, ..
     return (*range(0, last, stride), last)
 
 
-class Windows(Sequence[tuple[int, int]]):
-    """Upper left corners (row, column) of windows, row by row, computed when asked for; slices are of the same class.
+@dataclass(frozen=True)
+class Windows:
+    """Upper left corners (row, column) of windows, row by row, computed when asked for.
 
-    Args:
+    Attributes:
         rows: first rows.
         cols: first columns.
-        places: positions in the product of both; None for all.
+        places: positions in the product of both.
     """
 
-    def __init__(self, rows: Sequence[int], cols: Sequence[int], places: range | None = None) -> None:
-        """Initialize a new Windows instance."""
-        self.rows, self.cols = rows, cols
-        self.places = range(len(rows) * len(cols)) if places is None else places
+    rows: Sequence[int]
+    cols: Sequence[int]
+    places: range
 
     def __len__(self) -> int:
         """Return the number of windows."""
         return len(self.places)
 
-    def __eq__(self, other: object) -> bool:
-        """Compare with any sequence of corners."""
-        return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
-
-    __hash__ = None  # type: ignore[assignment]
-
-    @overload
-    def __getitem__(self, index: int) -> tuple[int, int]: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Windows: ...
-
-    def __getitem__(self, index: int | slice) -> tuple[int, int] | Windows:
-        """Return a window's corner, or some of the windows."""
-        if isinstance(index, slice):
-            return Windows(self.rows, self.cols, self.places[index])
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        """Return a window's corner."""
         row, col = divmod(self.places[index], len(self.cols))
         return self.rows[row], self.cols[col]
+
+    def part(self, first: int, count: int) -> Windows:
+        """Return some successive windows, or fewer at the end."""
+        return Windows(self.rows, self.cols, self.places[first : first + count])
 
 
 def windows(height: int, width: int, chip: int, stride: int, align: int = 1) -> Windows:
     """Cover a scene with windows, row by row, each axis as :func:`starts`."""
-    return Windows(starts(height, chip, stride, align), starts(width, chip, stride, align))
+    rows, cols = starts(height, chip, stride, align), starts(width, chip, stride, align)
+    return Windows(rows, cols, range(len(rows) * len(cols)))
 
 
 def owned(first: Sequence[int], chip: int, align: int = 1) -> tuple[tuple[int, int], ...]:
