@@ -7,15 +7,19 @@ import logging
 from typing import Any
 
 import jsonargparse
+import kornia.augmentation as K
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torchgeo.tasks import ChangeDetection
+from torchgeo.datamodules import NonGeoDataModule
+from torchgeo.datasets import NonGeoDataset
+from torchgeo.tasks import ChangeDetection, Classification
 
 from torchgeo_clay.callbacks import SensorMetadata
 from torchgeo_clay.conditioning import Conditioning, batch_conditioning, encode_latlon, encode_time
+from torchgeo_clay.datamodules import SensorDataModule
 from torchgeo_clay.models import Clay
 from torchgeo_clay.sensors import get_sensor
 
@@ -268,3 +272,59 @@ def test_made_from_yaml(tmp_path: Any) -> None:
     assert (bare.sensor, bare.gsd) == (None, None)
     assert (fixed.sensor.band_names, fixed.gsd) == (('red', 'green'), 10)
     assert path.sensor.name == 'own'
+
+
+class Photos(NonGeoDataset):
+    """Digital numbers of NAIP's red, green and blue."""
+
+    bands = ('red', 'green', 'blue')
+
+    def __init__(self, split: str = 'train') -> None:
+        self.split = split
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        pixels = torch.randint(1, 255, (3, 32, 32), generator=torch.Generator().manual_seed(index))
+        return {'image': pixels.float(), 'label': torch.tensor(index % 2)}
+
+
+def test_a_bare_datamodule_is_refused() -> None:
+    """TorchGeo's own normalization is not the sensor's; wrapped, or with the sensor's numbers, it is."""
+    callback = SensorMetadata('naip', ['red', 'green', 'blue'], gsd=1)
+    task = Classification(model='clay_tiny_patch8', num_classes=2)
+    with pytest.raises(
+        ValueError,
+        match=r'NonGeoDataModule normalizes images with its own mean \[0\] and std \[255\]; Clay expects those of '
+        r'naip.*SensorDataModule, init_args: \{sensor: naip, bands: \[red, green, blue\], datamodule: \{class_path: '
+        r'torchgeo\.datamodules\.geo\.NonGeoDataModule',
+    ):
+        trainer(callback).fit(task, datamodule=NonGeoDataModule(Photos, 2))
+    wrapped = SensorDataModule(NonGeoDataModule(Photos, 2), 'naip', ['red', 'green', 'blue'], gsd=1.0)
+    trainer(SensorMetadata()).fit(task, datamodule=wrapped)
+    own, naip = NonGeoDataModule(Photos, 2), get_sensor('naip').select(['red', 'green', 'blue'])
+    own.mean, own.std = torch.tensor(naip.mean), torch.tensor(naip.std)
+    own.aug = K.AugmentationSequential(K.Normalize(own.mean, own.std), data_keys=None, keepdim=True)
+    trainer(callback).fit(task, datamodule=own)
+    assert not any(module._forward_hooks for module in own.aug.modules())
+
+
+def test_a_normalization_that_cannot_be_compared_is_named() -> None:
+    class Known(Photos):
+        def __getitem__(self, index: int) -> dict[str, Tensor]:
+            known = {'wavelength': torch.tensor([0.65, 0.56, 0.48]), 'res': torch.tensor(1.0)}
+            return {**super().__getitem__(index), **known}
+
+    data = NonGeoDataModule(Known, 2)
+    data.aug = K.AugmentationSequential(K.Normalize(torch.tensor(100.0), torch.tensor(50.0)), data_keys=None)
+    task = Classification(model='clay_tiny_patch8', num_classes=2)
+    with pytest.warns(UserWarning, match=r'its own mean \[100\.0\].*no sensor is given to compare them with\. Wrap'):
+        trainer(SensorMetadata()).fit(task, datamodule=data)
+
+
+@pytest.mark.parametrize('values', [(0.1, 0.9), (0.0, 3000.0)])
+def test_values_of_no_normalization_are_named(values: tuple[float, float]) -> None:
+    image = torch.empty(2, 2, 8, 8).uniform_(*values)
+    with pytest.warns(UserWarning, match='which are not normalized for a sensor'):
+        trainer(SensorMetadata()).predict(Task(), loader(batch(image=image)))

@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Tells the Clay inside any task about each batch. Shapes: B samples, T dates, C bands, H × W pixels."""
+"""Conditions the Clay inside any task on each batch. Shapes: B samples, T dates, C bands, H × W pixels."""
 
 from __future__ import annotations
 
@@ -8,16 +8,51 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor, nn
 from torchgeo.tasks import ChangeDetection
 
-from torchgeo_clay.conditioning import batch_conditioning, check_gsd
-from torchgeo_clay.models.clay import find_clay
+from torchgeo_clay.callbacks.views import condition_views
+from torchgeo_clay.conditioning import Conditioning, batch_conditioning, check_gsd
+from torchgeo_clay.datasets.wrapped.resampling import find_normalizations
+from torchgeo_clay.models.clay import Clay, find_clay
 from torchgeo_clay.sensors import Sensor, get_sensor
 
 __all__ = ('SensorMetadata',)
+
+#: Stock tasks whose model has no encoder to name, and the task that does the same with Clay.
+_INSTEAD = {
+    'SpatioTemporalSegmentation': 'ClaySemanticSegmentation with temporal: ltae',
+    'SpatioTemporalPixelwiseRegression': 'ClayPixelwiseRegression with temporal: ltae',
+    'TemporalRegression': 'ClayRegression with temporal: ltae, which takes series of images',
+    'ObjectDetection': 'ClayObjectDetection',
+    'InstanceSegmentation': 'ClayInstanceSegmentation',
+    'BYOL': 'MoCo or SimCLR with model: clay_base_patch8',
+    'MAE': 'ClayPretraining',
+}
+
+#: Means and standard deviations of a batch's channels that no images normalized for their sensor have.
+_FAR = 20.0
+
+
+def _find_models(pl_module: LightningModule) -> list[Clay]:
+    """Find the encoders inside a task.
+
+    Raises:
+        ValueError: naming what to use, if there are none.
+    """
+    if models := find_clay(pl_module):
+        return models
+    name, model = type(pl_module).__name__, pl_module.hparams.get('model')
+    remedy = (
+        f'{name} takes no encoder by name: use {_INSTEAD[name]}'
+        if name in _INSTEAD
+        else 'Write a model such as clay_base_patch8 (as a backbone of segmentation_models_pytorch: '
+        'tu-clay_base_patch8)' + (f'; {model!r} has no encoder, use unet' if model == 'fcn' else '')
+    )
+    raise ValueError(f'SensorMetadata found no Clay in {name}. {remedy}; or leave the callback out.')
 
 
 def _check_dates(pl_module: LightningModule, image: Tensor) -> None:
@@ -40,7 +75,10 @@ class SensorMetadata(Callback):
     them after it, also when a step fails. The batch's own ``wavelength``, ``res``, ``time``, ``lat`` and ``lon`` are
     used; ``sensor``, ``bands`` and ``gsd`` replace the first two if a batch lacks them.
 
-    Pixels are not changed: the datamodule has to normalize images as (x - mean) / std of the sensor.
+    The views of MoCo and SimCLR have the GSD and the place that follow from their random resized crops.
+
+    Pixels are not changed: the datamodule has to normalize images as (x - mean) / std of the sensor, as
+    :class:`~torchgeo_clay.datamodules.SensorDataModule` does. One that normalizes with numbers of its own is refused.
 
     Example::
 
@@ -76,24 +114,47 @@ class SensorMetadata(Callback):
         self.gsd = gsd
         self._scopes = ExitStack()
         self._said: set[str] = set()
+        self._normalizations: set[nn.Module] = set()
+        self._watched = ExitStack()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Watch the datamodule's normalizations."""
+        self._watched.close()  # of a run that failed
+        self._normalizations.clear()
+        for module in vars(getattr(trainer, 'datamodule', None) or object).values():
+            for _, _, normalization in find_normalizations(module) if isinstance(module, nn.Module) else ():
+                handle = normalization.register_forward_hook(lambda module, *_: self._normalizations.add(module))
+                self._watched.callback(handle.remove)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Stop watching them."""
+        self._watched.close()
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Condition the model on a batch."""
+        """Condition the model on a batch.
+
+        Raises:
+            ValueError: for a task without Clay, a batch that lacks wavelengths or a resolution, or images that are not
+                normalized for their sensor.
+        """
         self._scopes.close()
-        models = find_clay(pl_module)
-        if not models:
-            raise ValueError(
-                f'SensorMetadata found no Clay in {type(pl_module).__name__}. Write a model such as clay_base_patch8 '
-                '(as a backbone of segmentation_models_pytorch: tu-clay_base_patch8), or leave the callback out.'
-            )
-        conditioning = batch_conditioning(batch, None if self.sensor is None else self.sensor.wavelengths, self.gsd)
+        models = _find_models(pl_module)
+        conditioning = self._condition(batch)
         _check_dates(pl_module, batch['image'])
+        if 'selection' not in batch:  # which the datamodules of this package add when they normalize
+            self._check_normalization(type(getattr(trainer, 'datamodule', None)), batch['image'])
         if not getattr(pl_module, 'sees_dates', False):
             self._say(batch)
         for model in models:
             self._scopes.enter_context(model.conditioned_on(conditioning))
+        known = {**batch, 'res': conditioning.gsd}
+        self._scopes.enter_context(condition_views(pl_module, models, known, self._condition))
+
+    def _condition(self, batch: Mapping[str, Any]) -> Conditioning:
+        """Return the conditioning of a batch."""
+        return batch_conditioning(batch, None if self.sensor is None else self.sensor.wavelengths, self.gsd)
 
     on_validation_batch_start = on_test_batch_start = on_predict_batch_start = on_train_batch_start
 
@@ -111,3 +172,42 @@ class SensorMetadata(Callback):
             rank_zero_info(
                 f'Times of {time.shape[1]} dates are left out: the task does not say which date the model gets.'
             )
+
+    def _check_normalization(self, datamodule: type, image: Tensor) -> None:
+        """Raise if the datamodule normalizes otherwise than the sensor; warn once if values show that none did."""
+        for module in self._normalizations:
+            mean, std = (module.flags[key].detach().cpu().flatten() for key in ('mean', 'std'))
+            self._compare(datamodule, mean, std)
+        self._normalizations.clear()
+        if 'values' in self._said:
+            return
+        self._said.add('values')
+        values = image.detach().float().transpose(0, -3).flatten(1)
+        low, high = values.min().item(), values.max().item()
+        far = max(values.mean(1).abs().max().item(), values.std(1).max().item())
+        if 0 <= low < high <= 1 or far > _FAR:
+            rank_zero_warn(
+                f'The images of the first batch have values from {low:g} to {high:g}, which are not normalized for a '
+                'sensor: (x - mean) / std of each band. Wrap the datamodule in SensorDataModule, or use '
+                'Sensor.normalize.'
+            )
+
+    def _compare(self, datamodule: type, mean: Tensor, std: Tensor) -> None:
+        """Compare a normalization with the sensor's."""
+        own = f'{datamodule.__name__} normalizes images with its own mean {mean.tolist()} and std {std.tolist()}'
+        if self.sensor is None:
+            if 'values' in self._said:  # said with the first batch
+                return
+            rank_zero_warn(f'{own}, and no sensor is given to compare them with. Wrap it in SensorDataModule.')
+            return
+        for found, values in ((mean, self.sensor.mean), (std, self.sensor.std)):
+            expected = torch.tensor(values)
+            if found.numel() not in (1, len(expected)) or not torch.allclose(
+                found.expand_as(expected).to(expected), expected, rtol=1e-3
+            ):
+                raise ValueError(
+                    f'{own}; Clay expects those of {self.sensor.name}, {list(self.sensor.mean)} and '
+                    f'{list(self.sensor.std)}. Wrap it: class_path: torchgeo_clay.datamodules.SensorDataModule, '
+                    f'init_args: {{sensor: {self.sensor.name}, bands: [{", ".join(self.sensor.band_names)}], '
+                    f'datamodule: {{class_path: {datamodule.__module__}.{datamodule.__qualname__}}}}}.'
+                )

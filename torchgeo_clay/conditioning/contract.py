@@ -200,7 +200,8 @@ def match_images(
         raise ValueError(
             f'The {missing} of the images are unknown. Give {missing}={example}, or run the model inside '
             'conditioned_on(Conditioning.from_batch(batch)). In a stock TorchGeo task, add '
-            'torchgeo_clay.callbacks.SensorMetadata to the callbacks.'
+            'torchgeo_clay.callbacks.SensorMetadata to the callbacks; BYOL, which runs its model while it is built, '
+            'takes no Clay: use MoCo or SimCLR.'
         )
     if not checked:
         if not isinstance(wavelengths, Tensor):

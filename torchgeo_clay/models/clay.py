@@ -249,6 +249,14 @@ class WavelengthPatchEmbed(nn.Module):
         self.set_input_size(img_size)
         self.kernels = WaveKernels(embed_dim, patch_size, bias=True).to(device=device, dtype=dtype)
 
+    @property
+    def proj(self) -> nn.Module:
+        """The convolution that other patch embeddings have; there is none here."""
+        raise TypeError(
+            'Clay makes the convolution of its patches from wavelengths, so that there is no patch_embed.proj, which '
+            "lightly's masked autoencoder reads. Instead of TorchGeo's MAE, use torchgeo_clay.tasks.ClayPretraining."
+        )
+
     def set_input_size(
         self, img_size: int | tuple[int, int] | None = None, patch_size: tuple[int, int] | None = None
     ) -> None:

@@ -27,7 +27,13 @@ from torchgeo_clay.conditioning import check_batch
 from torchgeo_clay.datamodules.arguments import check_precision
 from torchgeo_clay.datasets.wrapped.channels import OWN, own_sensor
 from torchgeo_clay.datasets.wrapped.dataset import SensorDataset
-from torchgeo_clay.datasets.wrapped.resampling import SharedMask, center_shift, pixel_growth, share_masks, transforms_of
+from torchgeo_clay.datasets.wrapped.resampling import (
+    SharedMask,
+    find_normalizations,
+    follow_pixels,
+    share_masks,
+    transforms_of,
+)
 from torchgeo_clay.models.clay import PATCH_SIZE
 from torchgeo_clay.sensors import Sensor, get_sensor
 
@@ -38,16 +44,6 @@ __all__ = (
     'SensorName',
     'with_dataset',
 )
-
-
-def _find_normalizations(module: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
-    """Find normalizations in a module: the parent, the child's name and the child of each."""
-    return [
-        (parent, name, child)
-        for parent in module.modules()
-        for name, child in parent.named_children()
-        if type(child).__name__ == 'Normalize'
-    ]
 
 
 def _intensity_scale(module: nn.Module, sensor: Sensor) -> float:
@@ -68,15 +64,13 @@ def _intensity_scale(module: nn.Module, sensor: Sensor) -> float:
 
 def _replace_normalizations(module: nn.Module, scale: float) -> None:
     """Replace each normalization by a division by one number."""
-    for parent, name, child in _find_normalizations(module):
+    for parent, name, child in find_normalizations(module):
         keepdim = bool(getattr(child, 'keepdim', False))  # set by its container; masks lose or gain an axis otherwise
         setattr(parent, name, K.Normalize(torch.tensor(0.0), torch.tensor(scale), keepdim=keepdim))
 
 
 #: Key of the mask of pixels that an augmentation did not fill; kornia moves what is called a mask along with the image.
 _FILLED = 'mask_filled'
-#: Meters per degree of latitude.
-_METERS_PER_DEGREE = 111_320.0
 #: Keys that SensorDataset adds to each sample.
 METADATA = ('wavelength', 'res', 'lat', 'lon', 'time')
 
@@ -138,17 +132,6 @@ class SensorCollate:
             batch['length'] = torch.tensor(lengths).clamp(max=dates)
         known = pad_sequence(times, True, math.nan)[:, :dates]  # NaN for no date
         return {**batch, 'time': F.pad(known, (0, dates - known.shape[1]), value=math.nan)}
-
-
-def _follow(module: nn.Module, batch: Mapping[str, Any], before: torch.Size, after: torch.Size) -> dict[str, Any]:
-    """The place and the resolution of a batch after an augmentation, of images whose first row is the northernmost."""
-    count, found = len(batch['image']), {}
-    shift = center_shift(module, (before[-2], before[-1]), (after[-2], after[-1]), count)
-    if shift is not None and 'lat' in batch:
-        meters = shift.to(batch['lat']) * batch['res'].to(batch['lat'])[:, None]
-        lat = batch['lat'] - meters[:, 0] / _METERS_PER_DEGREE
-        found = {'lat': lat, 'lon': batch['lon'] + meters[:, 1] / _METERS_PER_DEGREE / torch.cos(torch.deg2rad(lat))}
-    return {**found, 'res': batch['res'] * pixel_growth(module, count, batch['res'].device)}
 
 
 def with_dataset(loader: Any, replace: Callable[[Dataset[Any]], Any]) -> Any:
@@ -321,7 +304,7 @@ class SensorDataModule(BaseDataModule):
         share_masks(self.datamodule, *vars(self.datamodule))
         for module in vars(self.datamodule).values():
             if isinstance(module, nn.Module) and module not in self._augmentations:
-                scale = _intensity_scale(module, sensor) if _find_normalizations(module) else 1.0
+                scale = _intensity_scale(module, sensor) if find_normalizations(module) else 1.0
                 _replace_normalizations(module, scale)
                 self._augmentations[module] = scale
                 module.register_forward_hook(self._note_call)
@@ -435,7 +418,7 @@ class SensorDataModule(BaseDataModule):
         scale = 1.0
         for module in self._called:
             scale *= self._augmentations[module]
-            batch |= _follow(module, batch, before, after)
+            batch |= follow_pixels(module, batch, before, after)
         image = image.float() * scale
         if dates:
             image = rearrange(image, 'b (t c) h w -> b t c h w', t=dates)

@@ -14,10 +14,16 @@ from torch import Tensor, nn
 
 __all__ = (
     'SharedMask',
+    'center_shift',
+    'find_normalizations',
+    'follow_pixels',
     'pixel_growth',
     'share_masks',
     'transforms_of',
 )
+
+#: Meters per degree of latitude.
+_METERS_PER_DEGREE = 111_320.0
 
 
 class SharedMask(nn.Module):
@@ -79,6 +85,16 @@ def transforms_of(dataset: Any) -> list[nn.Module]:
             if isinstance(module, nn.Module):
                 found[id(module)] = module
     return list(found.values())
+
+
+def find_normalizations(module: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
+    """Find normalizations in a module: the parent, the child's name and the child of each."""
+    return [
+        (parent, name, child)
+        for parent in module.modules()
+        for name, child in parent.named_children()
+        if type(child).__name__ == 'Normalize'
+    ]
 
 
 def _leaves(module: nn.Module, params: Any) -> Iterator[tuple[nn.Module, dict[str, Tensor]]]:
@@ -157,3 +173,24 @@ def center_shift(module: nn.Module, before: tuple[int, int], after: tuple[int, i
     determinant = a * d - b * c
     column, row = (d * x - b * y) / determinant, (a * y - c * x) / determinant
     return torch.stack([row - (before[0] - 1) / 2, column - (before[1] - 1) / 2], dim=1)
+
+
+def follow_pixels(
+    module: nn.Module, batch: Mapping[str, Any], before: torch.Size, after: torch.Size
+) -> dict[str, Tensor]:
+    """Return the resolution and the place of images after a transform's last call; their first row is the northernmost.
+
+    Args:
+        module: a container or a single transform of kornia, after a call.
+        batch: ``res`` (B,), and ``lat`` and ``lon`` (B,) where known, before the call.
+        before: shape of the images before the call.
+        after: their shape after it.
+    """
+    res = batch['res']
+    count, found = len(res), {}
+    shift = center_shift(module, (before[-2], before[-1]), (after[-2], after[-1]), count)
+    if shift is not None and batch.get('lat') is not None and batch.get('lon') is not None:
+        meters = shift.to(batch['lat']) * res.to(batch['lat'])[:, None]
+        lat = batch['lat'] - meters[:, 0] / _METERS_PER_DEGREE
+        found = {'lat': lat, 'lon': batch['lon'] + meters[:, 1] / _METERS_PER_DEGREE / torch.cos(torch.deg2rad(lat))}
+    return {**found, 'res': res * pixel_growth(module, count, res.device)}
