@@ -7,7 +7,6 @@ Shapes: B samples, T = 2 dates, C bands, H × W pixels, F channels of a feature 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -22,18 +21,10 @@ from torchgeo_clay.models.weights import WeightsLike, resolve_weights
 __all__ = ('DECODERS', 'ChangeClay', 'DenseClay')
 
 #: Our (TorchGeo's) name of a decoder → that of segmentation_models_pytorch.
-DECODERS = {
-    'unet': 'unet',
-    'deeplabv3+': 'deeplabv3plus',
-    'upernet': 'upernet',
-    'segformer': 'segformer',
-    'dpt': 'dpt',
-}
+DECODERS = {'unet': 'unet', 'deeplabv3+': 'deeplabv3plus', 'upernet': 'upernet', 'segformer': 'segformer', 'dpt': 'dpt'}
 
 #: Every decoder takes sizes in multiples of this, pixels.
 GRID = 32
-
-_CLAY = r'^encoder\.(?:model\.)+'  # in a pyramid, or alone with dpt
 
 
 def round_up(size: int, multiple: int) -> int:
@@ -46,23 +37,12 @@ def pad_map(x: Tensor, height: int, width: int) -> Tensor:
     return F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]), mode='replicate')
 
 
-class WholePyramid(Pyramid):
-    """A pyramid that keeps the encoder's final norm, frozen as no map needs it, so that the encoder is whole."""
-
-    def __init__(self, model: Clay, out_indices: int | Sequence[int] = (0, 1, 2, 3), output_stride: int = 32) -> None:
-        norm = model.norm
-        super().__init__(model, out_indices, output_stride)
-        model.norm = norm
-
-
 def _smp_model(model: str, decoder: str, outputs: int, weights: WeightsLike, **kwargs: Any) -> nn.Module:
     """Build the decoder's model of segmentation_models_pytorch with Clay as its encoder."""
     if decoder not in DECODERS:
         raise ValueError(f'decoder: expected one of {", ".join(DECODERS)}, got {decoder!r}.')
     if decoder == 'unet':
         kwargs['decoder_interpolation'] = 'bilinear'  # the default, nearest, leaves blocks
-    if decoder != 'dpt':
-        kwargs['feature_cls'] = WholePyramid
     if (path := resolve_weights(weights, model)) is not None:
         kwargs['pretrained_cfg_overlay'] = {'file': str(path)}
     return smp.create_model(
@@ -108,15 +88,15 @@ class DenseClay(nn.Module):
         self.encoder, self.decoder, self.segmentation_head = parts.encoder, parts.decoder, parts.segmentation_head
         if isinstance(pyramid := self.encoder.model, Pyramid):
             self.strides = tuple(pyramid.feature_info.reduction())
-            unused = ('1', '2') if decoder == 'deeplabv3+' else ()
-            for level in unused:
-                pyramid.levels[level].requires_grad_(False)
+            if decoder == 'deeplabv3+':  # which reads the first and the last map
+                pyramid.levels['1'].requires_grad_(False)
+                pyramid.levels['2'].requires_grad_(False)
         else:
             self.strides = tuple(self.encoder.output_strides)
             for block in self.decoder.reassemble_blocks:
                 if isinstance(block.upsample, nn.ConvTranspose2d):  # which would leave a checkerboard
                     block.upsample = nn.Upsample(scale_factor=block.upsample.stride, mode='bilinear')
-        self.clay.norm.requires_grad_(False)  # no map uses it
+            self.clay.norm.requires_grad_(False)  # no map uses it
 
     @property
     def clay(self) -> Clay:
@@ -124,15 +104,12 @@ class DenseClay(nn.Module):
         (clay,) = find_clay(self.encoder)
         return clay
 
-    def neck(self) -> list[nn.Module]:
-        """The new layers between the encoder and the decoder."""
-        return [self.encoder.model.levels] if isinstance(self.encoder.model, Pyramid) else []
-
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Layers of the encoder, as timm's method of that name; the rest is the last layer."""
+        clay = r'^encoder\.(?:model\.)+'  # in a pyramid, or alone with dpt
         return {
-            'stem': _CLAY + r'(?:cls_token|patch_embed)',
-            'blocks': [(_CLAY + r'blocks\.(\d+)', None), (_CLAY + 'norm', (99999,))],
+            'stem': clay + r'(?:cls_token|patch_embed)',
+            'blocks': [(clay + r'blocks\.(\d+)', None), (clay + 'norm', (99999,))],
         }
 
     def maps(self, x: Tensor) -> tuple[list[Tensor], list[Tensor] | None]:

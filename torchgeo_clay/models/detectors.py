@@ -22,7 +22,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
 from torchgeo_clay.models.clay import Clay
-from torchgeo_clay.models.decoders import WholePyramid
+from torchgeo_clay.models.pyramid import Pyramid
 
 __all__ = ('DETECTORS', 'DetectionBackbone', 'build_detector')
 
@@ -44,8 +44,7 @@ class DetectionBackbone(nn.Module):
             extra: makes the maps coarser than stride 32.
         """
         super().__init__()
-        self.body = WholePyramid(encoder)
-        self.body.model.norm.requires_grad_(False)  # of no map
+        self.body = Pyramid(encoder)
         self.fpn = FeaturePyramidNetwork(self.body.feature_info.channels(), self.out_channels, extra)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:

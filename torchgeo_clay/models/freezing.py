@@ -8,22 +8,18 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
 from torchgeo_clay.models.clay import Clay
 
-__all__ = (
-    'add_lora',
-    'eval_frozen',
-    'freeze_encoder',
-    'merge_lora',
-)
+__all__ = ('add_lora', 'eval_frozen', 'freeze_encoder', 'merge_lora')
 
 #: Parts of a classifier that are not the encoder.
 _HEADS = ('head', 'head_drop', 'fc_norm', 'attn_pool')
 
 #: Parts without weights that belong to the patch embedding.
 _STEM = ('patch_drop', 'pos_drop', 'norm_pre')
+
+#: What LoRA adapts: input and output projections of the blocks' attention (attention pooling has a ``proj`` too).
+_TARGETS = r'blocks\.\d+\.attn\.(qkv|proj)'
 
 
 def freeze_encoder(model: Clay, trainable_blocks: int = 0) -> Clay:
@@ -45,9 +41,8 @@ def freeze_encoder(model: Clay, trainable_blocks: int = 0) -> Clay:
             f'trainable_blocks: expected 1 to {len(model.blocks)}, the blocks of this encoder, got {trainable_blocks}. '
             'To train everything, the patch embedding too, leave it out.'
         )
-    trained: set[nn.Parameter] = set()
+    trained = {p for block in model.blocks[len(model.blocks) - trainable_blocks :] for p in block.parameters()}
     if trainable_blocks:
-        trained = {p for block in model.blocks[-trainable_blocks:] for p in block.parameters()}
         trained |= {p for p in model.norm.parameters() if p.requires_grad}
     for name, parameter in model.named_parameters():
         if name.partition('.')[0] not in _HEADS:
@@ -56,11 +51,7 @@ def freeze_encoder(model: Clay, trainable_blocks: int = 0) -> Clay:
 
 
 def eval_frozen(model: Clay) -> None:
-    """Put the frozen parts of an encoder into eval mode: no dropout, no drop path.
-
-    Args:
-        model: the encoder, changed in place; trainable parts keep their mode.
-    """
+    """Put the frozen parts of an encoder into eval mode, without dropout and drop path; others keep their mode."""
     parts = [child for name, child in model.named_children() if name not in (*_HEADS, *_STEM)]
     for part in (*parts, *model.blocks):  # all blocks together first, then each by itself
         parameters = list(part.parameters())
@@ -69,10 +60,6 @@ def eval_frozen(model: Clay) -> None:
     if not any(p.requires_grad for p in model.patch_embed.parameters()):
         for name in _STEM:
             getattr(model, name).eval()
-
-
-#: Input and output projections of the blocks' attention only (attention pooling has a ``proj`` too).
-TARGETS = r'blocks\.\d+\.attn\.(qkv|proj)'
 
 
 def _require_peft() -> Any:
@@ -87,14 +74,14 @@ def _require_peft() -> Any:
     return peft
 
 
-def _config(peft: Any, lora: int | Mapping[str, Any]) -> Any:
+def _lora_config(peft: Any, lora: int | Mapping[str, Any]) -> Any:
     """Make peft's configuration from a rank, or from peft's own arguments."""
     options = {'r': lora} if isinstance(lora, int) else dict(lora)
     rank = options.get('r', 8)
     if isinstance(lora, bool) or not isinstance(rank, int) or rank < 1:
         raise ValueError(f'lora: expected a rank of 1 or more, got {lora!r}. Usual are 4 to 32; null for no LoRA.')
     try:
-        return peft.LoraConfig(**{'lora_alpha': 2 * rank, 'target_modules': TARGETS} | options)
+        return peft.LoraConfig(**{'lora_alpha': 2 * rank, 'target_modules': _TARGETS} | options)
     except TypeError as error:
         raise ValueError(f'lora: expected a rank, or arguments of peft.LoraConfig, got {lora!r}: {error}.') from error
 
@@ -114,7 +101,7 @@ def add_lora(model: Clay, lora: int | Mapping[str, Any]) -> Clay:
         ValueError: without peft, for a rank below 1, or for arguments unknown to peft.
     """
     peft = _require_peft()
-    config = _config(peft, lora)
+    config = _lora_config(peft, lora)
     freeze_encoder(model)
     trained = [p for p in model.parameters() if p.requires_grad]  # the head, which peft would freeze as well
     peft.inject_adapter_in_model(config, model)
@@ -126,11 +113,7 @@ def add_lora(model: Clay, lora: int | Mapping[str, Any]) -> Clay:
 def merge_lora(model: Clay) -> Clay:
     """Copy an encoder with its adapters merged into the weights.
 
-    Args:
-        model: the encoder, with adapters or without.
-
-    Returns:
-        A plain :class:`Clay` with equal outputs.
+    An encoder without adapters is copied as it is.
     """
     merged = copy.deepcopy(model)
     if not hasattr(merged, 'peft_config'):

@@ -88,7 +88,8 @@ class Pyramid(nn.Module):
         """Initialize a new Pyramid instance.
 
         Args:
-            model: the encoder. Blocks, norm and head that no map needs are removed.
+            model: the encoder. Blocks and head that no map needs are removed, and the final norm is frozen: no map uses
+                it, but without it the encoder could not be exported.
             out_indices: which of the four maps, 0 for the finest; an int n for the last n.
             output_stride: the coarsest stride: 8, 16 or 32. Maps that would be coarser have this one.
             channels: F, channels of every map; 256 as in ViTDet.
@@ -103,9 +104,9 @@ class Pyramid(nn.Module):
         reductions = [min(r, output_stride) for r in REDUCTIONS]
         # blocks at equal distances, the last among them
         blocks = {i: max(len(model.blocks) * (i + 1) // len(REDUCTIONS) - 1, 0) for i in self.out_indices}
-        model.prune_intermediate_layers(sorted(blocks.values()), prune_norm=True)
-        self.blocks = blocks
-        self.model = model
+        model.prune_intermediate_layers(sorted(blocks.values()))
+        model.norm.requires_grad_(False)
+        self.blocks, self.model = blocks, model
         patch_size = model.patch_embed.patch_size[0]
         self.levels = nn.ModuleDict(
             {str(i): PyramidLevel(model.embed_dim, channels, patch_size, reductions[i]) for i in self.out_indices}

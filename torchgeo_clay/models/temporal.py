@@ -29,19 +29,10 @@ __all__ = ('Aggregation', 'DateAttention', 'DenseSeries', 'ImageSeries', 'Tempor
 Temporal = Literal['mean', 'max', 'ltae']
 
 
-def aggregate_dates(x: Tensor, real: Tensor, temporal: Temporal) -> Tensor:
-    """Take the mean or the maximum of the real dates.
-
-    Args:
-        x: (B, T, …).
-        real: (B, T) bool, with a real date for each sample.
-        temporal: ``mean`` or ``max``.
-
-    Returns:
-        (B, …).
-    """
+def aggregate_dates(x: Tensor, real: Tensor, reduction: Literal['mean', 'max']) -> Tensor:
+    """Take the mean or the maximum of the real dates: (B, T, …) and (B, T) bool → (B, …)."""
     real = real.reshape(*real.shape, *[1] * (x.ndim - 2))
-    if temporal == 'max':
+    if reduction == 'max':
         return x.masked_fill(~real, -torch.inf).amax(1)
     return x.masked_fill(~real, 0).sum(1) / real.sum(1)
 
@@ -89,14 +80,11 @@ class Aggregation(nn.Module):
         self.attention = DateAttention(width) if temporal == 'ltae' else None
 
     def forward(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Aggregate.
+        """Aggregate (N, D) or (N, D, h, w), a sample's dates side by side, to (B, D) or (B, D, h, w).
 
         Args:
-            x: (N, D) or (N, D, h, w), a sample's dates side by side.
+            x: tokens or maps of the real dates.
             lengths: number of real dates of each of the B samples.
-
-        Returns:
-            (B, D) or (B, D, h, w).
         """
         series = pad_sequence(x.split(list(lengths)), batch_first=True)
         real = torch.arange(series.shape[1]) < torch.tensor(lengths)[:, None]
