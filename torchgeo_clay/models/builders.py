@@ -7,6 +7,7 @@ Source of the numbers: the release's ``src/model.py``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -80,23 +81,17 @@ _MAE_OPTIONS = ('representation_weight', 'norm_pix_loss', 'mask_ratio', 'teacher
 
 
 def _mae(
-    name: str,
-    weights: WeightsLike,
-    teacher: Teacher,
-    options: dict[str, Any],
-    *,
-    encoder: dict[str, Any],
-    decoder: dict[str, Any],
+    encoder: Callable[..., Clay], weights: WeightsLike, teacher: Teacher, options: dict[str, Any], **decoder: Any
 ) -> ClayMAE:
     """Build an autoencoder, with random weights or those of a file."""
     own = {key: options.pop(key) for key in _MAE_OPTIONS if key in options}
-    path = resolve_weights(weights, name)
+    path = resolve_weights(weights, encoder.__name__)
     in_file = path is not None and isinstance(teacher, str) and holds_teacher(path)
     module = None if in_file else make_teacher(teacher)
     with torch.device('cpu' if path is None else 'meta'):
         if in_file:
             module = make_teacher(teacher, pretrained=False)
-        clay = Clay(**encoder, **options)
+        clay = encoder(**options)
         model = ClayMAE(clay, ClayDecoder(encoder_dim=clay.embed_dim, **decoder), module, **own)
     return model if path is None else load_mae(model, path)
 
@@ -124,65 +119,20 @@ def clay_mae_large_patch8(
         ValueError: for a teacher that cannot be built.
         TypeError: for arguments that :class:`Clay` refuses.
     """
-    return _mae(
-        'clay_large_patch8',
-        weights,
-        teacher,
-        {'representation_weight': representation_weight, 'norm_pix_loss': norm_pix_loss, **options},
-        encoder={'embed_dim': 1024, 'depth': 24, 'num_heads': 16, 'mlp_ratio': 4},
-        decoder={'dim': 512, 'depth': 4, 'heads': 4, 'dim_head': 64, 'mlp_ratio': 4},
-    )
+    options |= {'representation_weight': representation_weight, 'norm_pix_loss': norm_pix_loss}
+    return _mae(clay_large_patch8, weights, teacher, options, dim=512, depth=4, heads=4, dim_head=64, mlp_ratio=4)
 
 
-def clay_mae_base_patch8(
-    weights: WeightsLike = None,
-    teacher: Teacher = None,
-    representation_weight: float = 0.05,
-    norm_pix_loss: bool = False,
-    **options: Any,
-) -> ClayMAE:
-    """Build Clay's base autoencoder (encoder 92 M, decoder 16 M parameters); see :func:`clay_mae_large_patch8`."""
-    return _mae(
-        'clay_base_patch8',
-        weights,
-        teacher,
-        {'representation_weight': representation_weight, 'norm_pix_loss': norm_pix_loss, **options},
-        encoder={'embed_dim': 768, 'depth': 12, 'num_heads': 12, 'mlp_ratio': 4},
-        decoder={'dim': 512, 'depth': 4, 'heads': 4, 'dim_head': 64, 'mlp_ratio': 4},
-    )
+def clay_mae_base_patch8(weights: WeightsLike = None, teacher: Teacher = None, **options: Any) -> ClayMAE:
+    """Build the base autoencoder (encoder 92 M, decoder 16 M parameters). Arguments as the large one's."""
+    return _mae(clay_base_patch8, weights, teacher, options, dim=512, depth=4, heads=4, dim_head=64, mlp_ratio=4)
 
 
-def clay_mae_small_patch8(
-    weights: WeightsLike = None,
-    teacher: Teacher = None,
-    representation_weight: float = 0.05,
-    norm_pix_loss: bool = False,
-    **options: Any,
-) -> ClayMAE:
-    """Build Clay's small autoencoder (encoder 11 M, decoder 3.7 M parameters); see :func:`clay_mae_large_patch8`."""
-    return _mae(
-        'clay_small_patch8',
-        weights,
-        teacher,
-        {'representation_weight': representation_weight, 'norm_pix_loss': norm_pix_loss, **options},
-        encoder={'embed_dim': 384, 'depth': 6, 'num_heads': 6, 'mlp_ratio': 2},
-        decoder={'dim': 192, 'depth': 4, 'heads': 4, 'dim_head': 64, 'mlp_ratio': 2},
-    )
+def clay_mae_small_patch8(weights: WeightsLike = None, teacher: Teacher = None, **options: Any) -> ClayMAE:
+    """Build the small autoencoder (encoder 11 M, decoder 3.7 M parameters). Arguments as the large one's."""
+    return _mae(clay_small_patch8, weights, teacher, options, dim=192, depth=4, heads=4, dim_head=64, mlp_ratio=2)
 
 
-def clay_mae_tiny_patch8(
-    weights: WeightsLike = None,
-    teacher: Teacher = None,
-    representation_weight: float = 0.05,
-    norm_pix_loss: bool = False,
-    **options: Any,
-) -> ClayMAE:
-    """Build Clay's tiny autoencoder (encoder 4 M, decoder 1.7 M parameters); see :func:`clay_mae_large_patch8`."""
-    return _mae(
-        'clay_tiny_patch8',
-        weights,
-        teacher,
-        {'representation_weight': representation_weight, 'norm_pix_loss': norm_pix_loss, **options},
-        encoder={'embed_dim': 192, 'depth': 6, 'num_heads': 4, 'mlp_ratio': 2},
-        decoder={'dim': 96, 'depth': 3, 'heads': 2, 'dim_head': 48, 'mlp_ratio': 2},
-    )
+def clay_mae_tiny_patch8(weights: WeightsLike = None, teacher: Teacher = None, **options: Any) -> ClayMAE:
+    """Build the tiny autoencoder (encoder 4 M, decoder 1.7 M parameters). Arguments as the large one's."""
+    return _mae(clay_tiny_patch8, weights, teacher, options, dim=96, depth=3, heads=2, dim_head=48, mlp_ratio=2)

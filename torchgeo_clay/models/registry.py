@@ -34,37 +34,29 @@ from torchgeo_clay.models.weights import ClayLarge8_Weights, resolve_weights
 __all__ = ['clay_base_patch8', 'clay_large_patch8', 'clay_small_patch8', 'clay_tiny_patch8', 'register']
 
 
-def _cfg(**kwargs: Any) -> dict[str, Any]:
-    """Timm's description of a model; images are normalized per sensor, not by timm."""
-    return {
-        'num_classes': 0,
-        'input_size': (3, 256, 256),
-        'mean': (0.0, 0.0, 0.0),
-        'std': (1.0, 1.0, 1.0),
-        'interpolation': 'bilinear',
-        'crop_pct': 1.0,
-        'first_conv': None,
-        'classifier': 'head',
-        'origin_url': 'https://github.com/Clay-foundation/model',
-        **kwargs,
-    }
-
-
+#: timm's description of a model; images are normalized per sensor, not by timm.
+_CFG: dict[str, Any] = {
+    'num_classes': 0,
+    'input_size': (3, 256, 256),
+    'mean': (0.0, 0.0, 0.0),
+    'std': (1.0, 1.0, 1.0),
+    'interpolation': 'bilinear',
+    'crop_pct': 1.0,
+    'first_conv': None,
+    'classifier': 'head',
+    'origin_url': 'https://github.com/Clay-foundation/model',
+}
 _META = ClayLarge8_Weights.CLAY_V1_5.meta
+_RELEASED = {
+    'hf_hub_id': f'{_META["hf_repo"]}@{_META["revision"]}',
+    'hf_hub_filename': _META['filename'],
+    'license': _META['license'],
+    'custom_load': True,  # timm's own loader cannot read the file
+}
 
 #: timm's register_model looks for this name in the entry points' module.
 default_cfgs = generate_default_cfgs(
-    {
-        'clay_tiny_patch8': _cfg(),
-        'clay_small_patch8': _cfg(),
-        'clay_base_patch8': _cfg(),
-        'clay_large_patch8.v1_5': _cfg(
-            hf_hub_id=f'{_META["hf_repo"]}@{_META["revision"]}',
-            hf_hub_filename=_META['filename'],
-            license=_META['license'],
-            custom_load=True,  # timm's own loader cannot read the file
-        ),
-    }
+    {**dict.fromkeys(builders.ENCODERS[:3], _CFG), 'clay_large_patch8.v1_5': _CFG | _RELEASED}
 )
 
 
@@ -132,28 +124,19 @@ def clay_large_patch8(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     return _create(builders.clay_large_patch8, pretrained, **kwargs)
 
 
-_ENTRY_POINTS = (clay_tiny_patch8, clay_small_patch8, clay_base_patch8, clay_large_patch8)
-
-
 def register() -> None:
-    """Register the builders in ``torchgeo.models`` and the encoders in timm; a second call changes nothing."""
-    _register_in_torchgeo()
-    _register_in_timm()
+    """Register the builders in ``torchgeo.models`` and the encoders in timm; a second call changes nothing.
 
-
-def _register_in_torchgeo() -> None:
-    """Enter TorchGeo's private tables; no other function of this package touches them."""
+    TorchGeo's tables are private; no other function of this package touches them. In timm another package's model of
+    the same name is replaced with timm's warning.
+    """
     for encoder in builders.ENCODERS:
         for name in (encoder, encoder.replace('clay', 'clay_mae')):
             api._model[name] = getattr(builders, name)
     for builder in (builders.clay_large_patch8, builders.clay_mae_large_patch8):
         # by function and by name, as get_model_weights takes either
         api._model_weights[builder] = api._model_weights[builder.__name__] = ClayLarge8_Weights
-
-
-def _register_in_timm() -> None:
-    """Register the entry points; another package's model of the same name is replaced with timm's warning."""
-    for entry_point in _ENTRY_POINTS:
+    for entry_point in (clay_tiny_patch8, clay_small_patch8, clay_base_patch8, clay_large_patch8):
         known = model_entrypoint(entry_point.__name__) if is_model(entry_point.__name__) else None
         if known is entry_point:
             continue
