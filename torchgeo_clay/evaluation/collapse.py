@@ -5,16 +5,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.preprocessing import normalize
 
 from torchgeo_clay.evaluation.inputs import Embeddings, as_embeddings
 
-__all__ = ('CollapseFigures', 'collapse_figures', 'effective_rank', 'unit_rows')
-
-Floats = npt.NDArray[np.float64]
+__all__ = ('CollapseFigures', 'collapse_figures', 'effective_rank')
 
 #: Share of the root mean square of all entries; a smaller deviation is float32's rounding.
 _CONSTANT = 1e-5
@@ -77,14 +75,6 @@ def effective_rank(embeddings: Embeddings, *, center: bool = False) -> float:
     return float(np.clip(np.exp(-(shares * np.log(shares)).sum()), 1, shares.size))
 
 
-def unit_rows(embeddings: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Scale rows (N, D) to length 1, so that their products are cosines; rows of zeros stay as they are."""
-    largest = np.abs(embeddings).max(axis=1, keepdims=True)
-    scaled = embeddings / np.where(largest > 0, largest, 1)
-    length = np.linalg.norm(scaled, axis=1, keepdims=True)
-    return np.asarray(scaled / np.where(length > 0, length, 1))
-
-
 def collapse_figures(embeddings: Embeddings) -> CollapseFigures:
     """Measure whether embeddings of different chips differ.
 
@@ -97,9 +87,9 @@ def collapse_figures(embeddings: Embeddings) -> CollapseFigures:
     Raises:
         ValueError: for anything but a table of finite numbers, or a single row.
     """
-    matrix: Floats = as_embeddings(embeddings, least=2).astype(np.float64)
+    matrix: npt.NDArray[np.float64] = as_embeddings(embeddings, least=2).astype(np.float64)
     n, d = matrix.shape
-    unit = unit_rows(matrix)
+    unit = normalize(matrix)
     pairs = (unit.sum(axis=0) ** 2).sum() - (unit**2).sum()  # all cosines at once, without those of rows to themselves
     deviation, size = matrix.std(axis=0), np.sqrt((matrix**2).mean())
     return CollapseFigures(

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, recall_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import StandardScaler, normalize
+from torch import Tensor
 
-from torchgeo_clay.evaluation.collapse import unit_rows
-from torchgeo_clay.evaluation.inputs import Embeddings, Labels, as_embeddings, as_labels
+from torchgeo_clay.evaluation.inputs import Embeddings, as_embeddings
 
 __all__ = ('ProbeResult', 'knn_probe', 'logistic_probe')
+
+#: Classes of N rows: whole numbers, names or booleans.
+type Labels = npt.NDArray[Any] | Tensor | Sequence[int] | Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,21 @@ def _pair(
     known, asked = as_embeddings(train), as_embeddings(test)
     if known.shape[1] != asked.shape[1]:
         raise ValueError(f'test: expected a width of {known.shape[1]}, as in train, got {asked.shape[1]}.')
-    return (
-        known,
-        as_labels(train_labels, len(known), 'train_labels'),
-        asked,
-        as_labels(test_labels, len(asked), 'test_labels'),
-    )
+    classes = _classes('train_labels', train_labels, len(known))
+    return known, classes, asked, _classes('test_labels', test_labels, len(asked))
+
+
+def _classes(name: str, labels: Labels, count: int) -> npt.NDArray[Any]:
+    """Convert labels to an array, one per row."""
+    values = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
+    if values.shape != (count,):
+        raise ValueError(f'{name}: expected one per embedding, ({count},), got shape {values.shape}.')
+    if values.dtype.kind not in 'iubUO':
+        raise ValueError(
+            f'{name}: expected classes, as whole numbers or names, got {values.dtype}. '
+            'Cut a quantity into classes first, as with numpy.digitize.'
+        )
+    return values.astype(str) if values.dtype.kind == 'O' else values
 
 
 def _result(model: Any, known: Any, classes: Any, asked: Any, truth: Any) -> ProbeResult:
@@ -103,7 +116,7 @@ def knn_probe(
         return np.asarray(np.exp((near - distance**2) / (2 * temperature)))  # type: ignore[operator]
 
     model = KNeighborsClassifier(k, weights='uniform' if temperature is None else votes, algorithm='brute')
-    return _result(model, unit_rows(known), classes, unit_rows(asked), truth)
+    return _result(model, normalize(known), classes, normalize(asked), truth)
 
 
 def logistic_probe(

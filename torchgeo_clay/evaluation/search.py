@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from shapely import Point
+from sklearn.preprocessing import normalize
 from torch import Tensor
 
-from torchgeo_clay.evaluation.collapse import unit_rows
 from torchgeo_clay.evaluation.inputs import as_embeddings
 
 __all__ = ('similar',)
@@ -51,15 +51,15 @@ def similar(
     rows = table if isinstance(table, gpd.GeoDataFrame) else gpd.read_parquet(table)
     if top < 1:
         raise ValueError(f'top: expected 1 or more, got {top}.')
-    unit, own = unit_rows(as_embeddings(rows)), _positions(rows, to)
+    unit, own = normalize(as_embeddings(rows)), _positions(rows, to)
     if own:
         given = unit[own]
     else:
         like: Any = to.to_frame().T if isinstance(to, pd.Series) else to
-        given = unit_rows(as_embeddings(like if isinstance(like, pd.DataFrame) or like.ndim == 2 else like[None]))
+        given = normalize(as_embeddings(like if isinstance(like, pd.DataFrame) or like.ndim == 2 else like[None]))
         if given.shape[1] != unit.shape[1]:
             raise ValueError(f'to: expected a width of {unit.shape[1]}, as the table has, got {given.shape[1]}.')
-    cosines = (unit @ unit_rows(given.mean(axis=0, keepdims=True))[0]).clip(-1, 1)
+    cosines = (unit @ normalize(given.mean(axis=0, keepdims=True))[0]).clip(-1, 1)
     skipped = np.isin(np.arange(len(rows)), own)
     if other_scenes:
         skipped |= rows['source'].isin(rows['source'].iloc[own]).to_numpy()
