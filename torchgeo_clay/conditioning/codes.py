@@ -29,15 +29,19 @@ def on_host(tensor: Tensor) -> bool:
     return not torch.compiler.is_compiling() and type(tensor) in (Tensor, torch.nn.Parameter) and tensor.is_cpu
 
 
-def _float64(name: str, value: Tensor | Sequence[float] | float) -> Tensor:
-    """Return a 1-D float64 tensor; refuse half precision, which cannot hold a place or a time."""
+def _precise(name: str, value: Tensor | Sequence[float] | float) -> Tensor:
+    """Return a tensor of one dimension or more, float64 on the host and on a device as it is, which may lack float64.
+
+    Half precision, which cannot hold a place or a time, is refused.
+    """
     tensor = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
     if tensor.dtype in (torch.float16, torch.bfloat16):
         raise ValueError(
             f"{name}: expected float64, got {tensor.dtype}, which is off by days. With Lightning's precision "
             "'bf16-true' batches are cast before any hook sees them: use 'bf16-mixed'."
         )
-    return torch.atleast_1d(tensor).to(torch.float64)
+    tensor = torch.atleast_1d(tensor)
+    return tensor.to(torch.float64) if tensor.is_cpu else tensor
 
 
 def _iso_week(days: Tensor) -> Tensor:
@@ -63,26 +67,26 @@ def encode_time(seconds: Tensor | Sequence[float] | float) -> Tensor:
     """Encode the acquisition time as sine and cosine of the ISO week and of the hour.
 
     Args:
-        seconds: (B,) seconds since 1970-01-01 UTC, float64; NaN for unknown.
+        seconds: (B,) or (B, T) seconds since 1970-01-01 UTC, float64; NaN for unknown.
 
     Returns:
-        (B, 4) float32 [sin w, cos w, sin h, cos h], w = week·2π/52, h = hour·2π/24, of whole weeks and whole hours,
-        on the device of ``seconds``; zeros where unknown.
+        (B, 4) or (B, T, 4) float32 [sin w, cos w, sin h, cos h], w = week·2π/52, h = hour·2π/24, of whole weeks and
+        whole hours, on the device of ``seconds``; zeros where unknown.
 
     Raises:
         ValueError: for a half-precision tensor.
     """
     if isinstance(seconds, Tensor) and seconds.dtype == torch.float32 and on_host(seconds):
         warnings.warn('time: float32 holds today only in steps of 128 s; keep timestamps in float64.', stacklevel=2)
-    seconds = _float64('time', seconds)
-    known = torch.isfinite(seconds)
+    seconds = _precise('time', seconds)
+    known, dtype = torch.isfinite(seconds), seconds.dtype
     seconds = torch.where(known, seconds, 0).floor().long()
     days = torch.div(seconds, _DAY, rounding_mode='floor')
     hours = torch.div(seconds - days * _DAY, 3600, rounding_mode='floor')
-    week = _iso_week(days).double() * (2 * math.pi / _WEEKS)
-    hour = hours.double() * (2 * math.pi / 24)
+    week = _iso_week(days).to(dtype) * (2 * math.pi / _WEEKS)
+    hour = hours.to(dtype) * (2 * math.pi / 24)
     code = torch.stack([week.sin(), week.cos(), hour.sin(), hour.cos()], dim=-1)
-    return torch.where(known[:, None], code, 0).float()
+    return torch.where(known[..., None], code, 0).float()
 
 
 def encode_latlon(
@@ -107,7 +111,7 @@ def encode_latlon(
     """
     if order not in ('latlon', 'lonlat'):
         raise ValueError(f"order: expected 'latlon' or 'lonlat', got {order!r}.")
-    lat, lon = _float64('lat', lat), _float64('lon', lon)
+    lat, lon = _precise('lat', lat), _precise('lon', lon)
     if lat.shape != lon.shape:
         raise ValueError(f'Expected as many latitudes as longitudes, got {lat.shape[0]} and {lon.shape[0]}.')
     check_range('lat', lat, -90, 90)

@@ -85,8 +85,9 @@ class Conditioning:
 
         Args:
             batch: ``wavelength`` (B, C) or (C,) µm and ``res`` (B,) meters per pixel; if known ``lat`` and ``lon`` (B,)
-                degrees and ``time`` (B,) seconds UTC. The datamodules of this package check a batch before its
-                transfer and then add ``selection``; a batch without that key is checked here, where it is on the host.
+                degrees and ``time`` (B,) seconds UTC, or its code, ``time_code`` (B, 4). The datamodules of this
+                package check a batch before its transfer and then add ``selection``; a batch without that key is
+                checked here, where it is on the host.
             order: of the place code, as in :func:`encode_latlon`.
 
         Raises:
@@ -96,10 +97,13 @@ class Conditioning:
             check_batch(batch)
         wavelengths = batch['wavelength']
         time, lat, lon = batch.get('time'), batch.get('lat'), batch.get('lon')
+        code = batch.get('time_code')  # made on the host, where the datamodules of this package keep the time
+        if code is None and time is not None:
+            code = encode_time(time)
         return Conditioning(
             wavelengths=(wavelengths[0] if wavelengths.ndim == 2 else wavelengths).float(),
             gsd=batch['res'].float(),
-            time=None if time is None else encode_time(time),
+            time=code,
             latlon=None if lat is None or lon is None else encode_latlon(lat, lon, order),
             checked=True,
         )
@@ -276,9 +280,10 @@ def batch_conditioning(
         ValueError: for a batch without such an image, and whatever :func:`check_batch` refuses.
     """
     known = _complete(batch, wavelengths, gsd)
-    time = known.get('time')
-    if isinstance(time, Tensor) and time.ndim == 2:
-        known['time'] = time[:, 0] if time.shape[1] == 1 else None
+    for key, ndim in (('time', 2), ('time_code', 3)):
+        value = known.get(key)
+        if isinstance(value, Tensor) and value.ndim == ndim:
+            known[key] = value[:, 0] if value.shape[1] == 1 else None
     return Conditioning.from_batch(known)
 
 
@@ -369,6 +374,8 @@ def _fold_dates(batch: Mapping[str, Any], image: Tensor, lengths: Sequence[int])
     """
     samples, dates = image.shape[:2]
     folded: dict[str, Any] = {'image': image.flatten(0, 1)[: sum(lengths)]}  # only its shape and device are read
+    if isinstance(code := batch.get('time_code'), Tensor) and code.ndim == 3:
+        folded['time_code'] = select_dates(code, lengths)
     for key in ('wavelength', 'res', 'lat', 'lon', 'time'):
         value = batch.get(key)
         if not isinstance(value, Tensor) or (key == 'wavelength' and value.ndim == 1):

@@ -20,10 +20,10 @@ import numpy.typing as npt
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset, default_collate
-from torchgeo.datamodules import BaseDataModule
 
 from torchgeo_clay.conditioning import check_batch
 from torchgeo_clay.datamodules.arguments import check_at_least, check_precision
+from torchgeo_clay.datamodules.transfer import MetadataDataModule
 from torchgeo_clay.datasets import Scene, SceneError, SensorRaster, scan_scene
 from torchgeo_clay.datasets.raster.dataset import PATCH, Windows, check_windows, windows
 from torchgeo_clay.datasets.raster.files import list_rasters
@@ -58,7 +58,7 @@ class Unit:
         return self.scene.path
 
 
-class SceneDataModule(BaseDataModule):
+class SceneDataModule(MetadataDataModule):
     """Chips of a given size and stride that cover scenes, in order, for prediction.
 
     Batches follow the contract of :mod:`torchgeo_clay.conditioning`, hold one sensor each, and are normalized on the

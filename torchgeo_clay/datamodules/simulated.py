@@ -13,7 +13,6 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import Dataset
 
-from torchgeo_clay.conditioning import check_batch
 from torchgeo_clay.datamodules.arguments import check_at_least, check_patch_size, check_precision, check_share
 from torchgeo_clay.datamodules.pretrain.dataset import FLIP, HIDE_METADATA
 from torchgeo_clay.datamodules.pretrain.loader import PlannedLoader, ResumableDataModule, ResumableLoader
@@ -176,7 +175,7 @@ class SyntheticDataModule(ResumableDataModule):
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Check a batch's values on the host, and drop what TorchGeo's tasks would take for values of samples."""
-        check_batch(batch)
+        batch = super().on_before_batch_transfer(batch, dataloader_idx)
         return {key: value for key, value in batch.items() if key not in ('paths', 'counted')}
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:

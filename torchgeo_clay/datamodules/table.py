@@ -13,10 +13,9 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 from torch.utils.data import DataLoader, Subset, default_collate
-from torchgeo.datamodules import BaseDataModule
 
-from torchgeo_clay.conditioning import check_batch
 from torchgeo_clay.datamodules.arguments import check_at_least, check_precision, check_share
+from torchgeo_clay.datamodules.transfer import MetadataDataModule
 from torchgeo_clay.datamodules.wrapped.datamodule import SensorCollate
 from torchgeo_clay.datasets.table import ChipTable
 from torchgeo_clay.sensors import Sensor
@@ -26,7 +25,7 @@ __all__ = ('ChipTableDataModule',)
 _SPLITS = ('train', 'val', 'test')
 
 
-class ChipTableDataModule(BaseDataModule):
+class ChipTableDataModule(MetadataDataModule):
     """Chips of one sensor in a folder, with classes, values or masks in a CSV file; see :class:`ChipTable`.
 
     Splits are those of the file's column ``split``. Without it each path is drawn into one by its digest, so that it
@@ -135,11 +134,6 @@ class ChipTableDataModule(BaseDataModule):
     def predict_dataloader(self) -> DataLoader[Any]:
         """The loader of all chips."""
         return self._loader('predict')
-
-    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Check a batch's values on the host."""
-        check_batch(batch)
-        return batch
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Flip training chips, normalize on the device, and add ``selection``, the sensor with the images' bands."""

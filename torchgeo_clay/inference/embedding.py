@@ -186,7 +186,7 @@ class EmbeddingTable(SceneOutput):
         values = outputs.float().cpu().numpy()
         valid = batch['valid'].float()
         share = (F.avg_pool2d(valid, PATCH)[:, 0] if values.ndim == 4 else valid.mean((1, 2, 3))).cpu().numpy()
-        time, gsd = (batch[key].double().cpu().numpy() for key in ('time', 'res'))
+        time, gsd = (batch[key].cpu().double().numpy() for key in ('time', 'res'))
         for i, (place, (row, col)) in enumerate(zip(batch['unit'], batch['corner'], strict=True)):
             if place not in self.pending:
                 continue

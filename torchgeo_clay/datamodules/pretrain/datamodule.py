@@ -10,7 +10,6 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from torchgeo_clay.conditioning import check_batch
 from torchgeo_clay.datamodules.arguments import check_at_least, check_patch_size, check_precision, check_share
 from torchgeo_clay.datamodules.pretrain.dataset import PretrainDataset
 from torchgeo_clay.datamodules.pretrain.loader import PlannedLoader, ResumableDataModule, ResumableLoader
@@ -177,11 +176,6 @@ class ClayPretrainDataModule(ResumableDataModule):
         super().teardown(stage)
         for part in (part for parts in self._parts.values() for part in parts.values()):
             part.close()
-
-    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Check a batch's values on the host."""
-        check_batch(batch)
-        return batch
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Normalize a batch on its device, hide bands, and add the sensor whose bands are the channels."""

@@ -15,10 +15,10 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torchgeo.datamodules import BaseDataModule
 
 from torchgeo_clay.datamodules.pretrain.dataset import collate
 from torchgeo_clay.datamodules.pretrain.plan import EpochPlan, PatchKey, Shares, plan_epoch, plan_evaluation, rank_part
+from torchgeo_clay.datamodules.transfer import MetadataDataModule
 
 __all__ = ('PlannedLoader', 'ResumableDataModule', 'ResumableLoader')
 
@@ -202,7 +202,7 @@ class ResumableLoader(PlannedLoader):
         self._epoch, self._handed_out, self._resume = state['epoch'], state['step'], True
 
 
-class ResumableDataModule(BaseDataModule):
+class ResumableDataModule(MetadataDataModule):
     """Keeps the position of its training loader in checkpoints.
 
     Lightning keeps it too, but does not give it back to a loader made before it read the state of its loops, as with

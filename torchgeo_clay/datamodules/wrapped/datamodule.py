@@ -25,6 +25,7 @@ from torchgeo.datasets import RGBBandsMissingError, stack_samples
 
 from torchgeo_clay.conditioning import check_batch
 from torchgeo_clay.datamodules.arguments import check_precision
+from torchgeo_clay.datamodules.transfer import split_batch
 from torchgeo_clay.datasets.wrapped.channels import OWN, own_sensor
 from torchgeo_clay.datasets.wrapped.dataset import SensorDataset
 from torchgeo_clay.datasets.wrapped.resampling import (
@@ -372,9 +373,9 @@ class SensorDataModule(BaseDataModule):
         return batch
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move a batch as the wrapped datamodule does, all but the number of dates, which the host has to know."""
-        moved = self.datamodule.transfer_batch_to_device(batch, device, dataloader_idx)
-        return {**moved, 'length': batch['length']} if 'length' in batch else moved
+        """Move a batch as the wrapped datamodule does, without float64; see :func:`split_batch`."""
+        sent, kept = split_batch(batch, device)
+        return {**self.datamodule.transfer_batch_to_device(sent, device, dataloader_idx), **kept}
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augment a batch as the wrapped datamodule does, adapt ``res``, and normalize for the sensor.
@@ -437,7 +438,9 @@ class SensorDataModule(BaseDataModule):
         if self._current is None:
             raise ValueError(f'{type(self).__name__}: call setup before plot.')
         sample = {
-            k: v for k, v in self._current.original(args[0]).items() if k not in (*METADATA, 'sensor', 'selection')
+            k: v
+            for k, v in self._current.original(args[0]).items()
+            if k not in (*METADATA, 'time_code', 'sensor', 'selection')
         }
         try:
             figure = self.datamodule.plot(sample, *args[1:], **kwargs) if hasattr(self.datamodule, 'plot') else None

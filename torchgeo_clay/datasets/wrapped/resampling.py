@@ -116,12 +116,12 @@ def _area(corners: Tensor) -> Tensor:
 def _growth(module: nn.Module, drawn: dict[str, Tensor]) -> Tensor | None:
     """Factor of one transform on the side of each sample's pixels: (B,), None for 1."""
     if 'src' in drawn and 'dst' in drawn:  # crops and resizes: pixels before per pixel after
-        growth = (_area(drawn['src'].double()) / _area(drawn['dst'].double())).sqrt()
+        growth = (_area(drawn['src'].float()) / _area(drawn['dst'].float())).sqrt()
         return torch.where(drawn['batch_prob'].to(growth.device) > 0.5, growth, 1.0)
     matrix = getattr(module, 'transform_matrix', None)
     if not isinstance(matrix, Tensor) or matrix.shape[-1] != 3:
         return None
-    return torch.linalg.det(matrix[:, :2, :2].double()).abs().clamp_min(1e-12).rsqrt()
+    return torch.linalg.det(matrix[:, :2, :2].float()).abs().clamp_min(1e-12).rsqrt()
 
 
 def pixel_growth(module: nn.Module, batch: int, device: torch.device | str = 'cpu') -> Tensor:

@@ -1,0 +1,51 @@
+# Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
+
+"""The transfer of batches to a device. Shapes: B samples, T dates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
+from torchgeo.datamodules import BaseDataModule
+
+from torchgeo_clay.conditioning import check_batch, encode_time
+
+__all__ = ('MetadataDataModule', 'split_batch')
+
+
+def split_batch(batch: Mapping[str, Any], device: torch.device) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split a batch for its transfer, without float64, which some devices do not have (Apple's).
+
+    Args:
+        batch: on the host, with the metadata of :mod:`torchgeo_clay.conditioning`.
+        device: where it goes; on the host everything stays as it is.
+
+    Returns:
+        What is sent: float64 as float32, which holds a place to 2 m, and for ``time`` its code, ``time_code`` (B, 4) or
+        (B, T, 4). What stays on the host: ``time`` (seconds of today need float64), and ``length``, which forms shapes.
+    """
+    kept = {key: batch[key] for key in ('time', 'length') if key in batch}
+    if device.type == 'cpu':
+        return dict(batch), kept
+    sent = {key: value for key, value in batch.items() if key not in kept}
+    if isinstance(time := batch.get('time'), Tensor):
+        sent['time_code'] = encode_time(time)
+    return apply_to_collection(sent, Tensor, lambda x: x.float() if x.dtype == torch.float64 else x), kept
+
+
+class MetadataDataModule(BaseDataModule):
+    """Base of datamodules whose batches have metadata: checked and encoded on the host, before the transfer."""
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Check a batch's values on the host."""
+        check_batch(batch)
+        return batch
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch; see :func:`split_batch`."""
+        sent, kept = split_batch(batch, device)
+        return {**super().transfer_batch_to_device(sent, device, dataloader_idx), **kept}
