@@ -35,14 +35,7 @@ __all__ = (
 
 
 def check_gsd(gsd: float | Tensor) -> None:
-    """Raise unless the ground sampling distance is positive; values on a device are not read.
-
-    Args:
-        gsd: meters per pixel, a float or (B,).
-
-    Raises:
-        ValueError: for NaN, infinite, zero or negative values.
-    """
+    """Raise unless the GSD, in meters per pixel, is positive and finite; values on a device are not read."""
     if isinstance(gsd, Tensor) and not on_host(gsd):
         return
     values = gsd.flatten().tolist() if isinstance(gsd, Tensor) else [float(gsd)]

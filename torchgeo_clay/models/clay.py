@@ -45,15 +45,7 @@ KERNEL_SCALE = 0.02
 
 
 def wavelength_code(wavelengths: Tensor, dim: int = 128) -> Tensor:
-    """One-dimensional sine-cosine code of wavelengths.
-
-    Args:
-        wavelengths: (C,) µm.
-        dim: width of the code, even.
-
-    Returns:
-        (C, dim) float32 [sin λω | cos λω], ω_i = 10000^(-i/(dim/2-1)).
-    """
+    """Sine-cosine code of wavelengths: (C,) µm → (C, dim) float32 [sin λω | cos λω], ω_i = 10000^(-i/(dim/2-1))."""
     omega = torch.arange(dim // 2, device=wavelengths.device) / (dim // 2 - 1)
     omega = 1.0 / (TEMPERATURE**omega)
     angles = wavelengths.float()[:, None] * omega
@@ -129,14 +121,8 @@ def unpatchify(patches: Tensor, height: int, width: int, patch_size: int) -> Ten
 def pad_image(x: Tensor, patch_size: int = PATCH_SIZE) -> Tensor:
     """Complete the last patches of an image by reflection, right and below, so that patches keep their positions.
 
-    No patch without pixels of the image is added, as the encoder would attend to it.
-
-    Args:
-        x: (B, C, H, W).
-        patch_size: pixels a side.
-
-    Returns:
-        (B, C, H', W'), H' and W' the next multiples of the patch size.
+    (B, C, H, W) → (B, C, H', W'), H' and W' the next multiples of the patch size: no patch without pixels of the image
+    is added, as the encoder would attend to it.
 
     Raises:
         ValueError: for an image smaller than a patch.
@@ -193,14 +179,7 @@ class WaveKernels(nn.Module):
         nn.init.normal_(self.bias_token, std=0.02)
 
     def forward(self, wavelengths: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Make the kernels.
-
-        Args:
-            wavelengths: (C,) µm.
-
-        Returns:
-            Kernels (C, p·p·D), scaled, in the layout of the caller, and the bias (D,) or None.
-        """
+        """Make kernels (C, p·p·D), scaled, in the layout of the caller, and the bias (D,) or None from (C,) µm."""
         waves = wavelength_code(wavelengths, self.wave_dim).to(self.weight_tokens.dtype)  # (C, V)
         waves = waves + F.gelu(self.fc2(F.gelu(self.fc1(waves))))
         tokens = torch.cat([self.weight_tokens, waves, self.bias_token], dim=0)  # (T + C + 1, V)
@@ -316,23 +295,14 @@ class WavelengthPatchEmbed(nn.Module):
         Returns:
             (B, h, w, D), so that the grid, square or not, reaches the position code.
         """
-        if wavelengths is None:
-            assert self.conditioning is not None, 'Clay resolves the conditioning before it calls the patch embedding'
+        if wavelengths is None and self.conditioning is not None:
             wavelengths = self.conditioning.wavelengths
-        assert wavelengths is not None
+        assert wavelengths is not None, 'Clay resolves the conditioning before it calls the patch embedding'
         kernels, bias = self.convolution(wavelengths)
         return rearrange(F.conv2d(self.pad(x), kernels, bias, stride=self.patch_size), 'b d h w -> b h w d')
 
     def embed_patches(self, patches: Tensor, wavelengths: Tensor) -> Tensor:
-        """Embed some patches only, as the masked autoencoder does with the visible ones.
-
-        Args:
-            patches: (B, N, C·p·p) of :func:`patchify`, normalized.
-            wavelengths: (C,) µm.
-
-        Returns:
-            (B, N, D).
-        """
+        """Embed patches of :func:`patchify`, as the autoencoder does the visible ones: (B, N, C·p·p) → (B, N, D)."""
         kernels, bias = self.kernels(wavelengths)
         kernels = rearrange(kernels, 'c (d p q) -> d (c p q)', p=self.patch_size[0], q=self.patch_size[1])
         return F.linear(patches, kernels, bias)
@@ -646,21 +616,7 @@ class FoldedClay(ClayTrunk):
     def forward(  # type: ignore[override]
         self, x: Tensor, gsd: float | Tensor, time: Tensor | None = None, latlon: Tensor | None = None
     ) -> Tensor:
-        """Embed or classify images of the sensor.
-
-        Args:
-            x: (B, C, H, W) normalized, with the bands it was folded for.
-            gsd: meters per pixel of these images, a float or (B,).
-            time: (B, 4) code of :func:`torchgeo_clay.conditioning.encode_time`; None for unknown.
-            latlon: (B, 4) code of :func:`torchgeo_clay.conditioning.encode_latlon`; None for unknown.
-
-        Returns:
-            (B, D) class token after the final norm for ``num_classes=0``, else (B, num_classes) logits.
-
-        Raises:
-            ValueError: for another number of channels, sizes that are not a multiple of the patch size, and what
-                :func:`torchgeo_clay.conditioning.match_images` refuses.
-        """
+        """Embed or classify images of the bands it was folded for; otherwise as :meth:`Clay.forward`."""
         return self.forward_head(self.forward_features(x, gsd, time, latlon))
 
     def forward_features(  # type: ignore[override]
@@ -703,12 +659,5 @@ class FoldedClay(ClayTrunk):
 
 
 def find_clay(module: nn.Module) -> list[Clay]:
-    """Find every Clay that a module contains, itself included.
-
-    Args:
-        module: any module, such as a decoder of segmentation_models_pytorch or a Lightning task.
-
-    Returns:
-        The encoders, each once, in the order of registration; empty if there are none.
-    """
+    """Find every Clay in a module, such as a Lightning task: itself or its parts, each once, as registered."""
     return [m for m in module.modules() if isinstance(m, Clay)]

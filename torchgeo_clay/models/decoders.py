@@ -113,17 +113,11 @@ class DenseClay(nn.Module):
         }
 
     def maps(self, x: Tensor) -> tuple[list[Tensor], list[Tensor] | None]:
-        """Feature maps of an image, on the decoder's grid.
-
-        Args:
-            x: (B, C, H, W) normalized.
+        """Feature maps of an image (B, C, H, W) on the decoder's grid.
 
         Returns:
             For each stride s (B, F, H'/s, W'/s), H' and W' being H and W rounded up to 32, and, for dpt, each map's
             class token (B, 1, D).
-
-        Raises:
-            ValueError: for an image smaller than a patch, and see :meth:`Clay.resolve`.
         """
         found = self.encoder(pad_image(x))
         # smp's pyramids begin with the image and an empty map of stride 2
@@ -145,17 +139,7 @@ class DenseClay(nn.Module):
         return self.segmentation_head(decoded)[..., : size[0], : size[1]].contiguous()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Predict every pixel.
-
-        Args:
-            x: (B, C, H, W) normalized, of any size from one patch on.
-
-        Returns:
-            (B, K, H, W).
-
-        Raises:
-            ValueError: see :meth:`maps`.
-        """
+        """Predict every pixel: (B, C, H, W) normalized, of any size from one patch on → (B, K, H, W)."""
         maps, tokens = self.maps(x)
         return self.decode(maps, tokens, (x.shape[-2], x.shape[-1]))
 
@@ -166,14 +150,7 @@ class ChangeClay(DenseClay):
     def __init__(
         self, model: str, decoder: str = 'unet', outputs: int = 1, weights: WeightsLike = None, **vit_kwargs: Any
     ) -> None:
-        """Initialize a new ChangeClay instance.
-
-        Arguments as :class:`DenseClay`.
-
-        Raises:
-            ValueError: for dpt, or an unknown decoder.
-            CheckpointError: as :class:`DenseClay`.
-        """
+        """Initialize a new ChangeClay instance. Arguments and errors as :class:`DenseClay`; dpt is refused."""
         if decoder == 'dpt':
             names = ', '.join(name for name in DECODERS if name != 'dpt')
             raise ValueError(
@@ -183,17 +160,7 @@ class ChangeClay(DenseClay):
         super().__init__(model, decoder, outputs, weights, **vit_kwargs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Predict every pixel from two dates.
-
-        Args:
-            x: (B, T, C, H, W) normalized, the earlier date first.
-
-        Returns:
-            (B, K, H, W).
-
-        Raises:
-            ValueError: see :meth:`maps`.
-        """
+        """Predict every pixel from two dates, the earlier first: (B, T, C, H, W) normalized → (B, K, H, W)."""
         maps, _ = self.maps(rearrange(x, 'b t c h w -> (b t) c h w'))
         pairs = [rearrange(m, '(b t) f h w -> t b f h w', t=2) for m in maps]
         return self.decode([after - before for before, after in pairs], None, (x.shape[-2], x.shape[-1]))

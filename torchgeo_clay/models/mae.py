@@ -52,11 +52,7 @@ class Masking(NamedTuple):
 
     @classmethod
     def from_noise(cls, noise: Tensor, ratio: float) -> Masking:
-        """Mask the patches of the int(ratio·L) smallest noises.
-
-        Args:
-            noise: (B, L).
-            ratio: share of patches to mask.
+        """Mask the patches of the int(ratio·L) smallest of the noises (B, L).
 
         Raises:
             ValueError: if no patch or every patch would be masked.
@@ -88,26 +84,13 @@ class PixelHead(nn.Module):
     """Pixels of any bands from tokens: the decoder's counterpart of the patch embedding, without bias."""
 
     def __init__(self, dim: int, patch_size: int = PATCH_SIZE) -> None:
-        """Initialize a new PixelHead instance.
-
-        Args:
-            dim: E, width of the decoder's tokens.
-            patch_size: p, pixels a side.
-        """
+        """Initialize a new PixelHead instance for tokens of width E and patches of p pixels a side."""
         super().__init__()
         self.patch_size = patch_size
         self.kernels = WaveKernels(dim, patch_size, bias=False)
 
     def forward(self, tokens: Tensor, wavelengths: Tensor) -> Tensor:
-        """Predict pixels.
-
-        Args:
-            tokens: (B, N, E).
-            wavelengths: (C,) µm.
-
-        Returns:
-            (B, N, C·p·p), ordered as :func:`patchify` does.
-        """
+        """Predict pixels: (B, N, E) and (C,) µm → (B, N, C·p·p), ordered as :func:`patchify` does."""
         kernels, _ = self.kernels(wavelengths)
         kernels = rearrange(kernels, 'c (p q d) -> (c p q) d', p=self.patch_size, q=self.patch_size)
         return F.linear(tokens, kernels)
@@ -302,12 +285,10 @@ class ClayMAE(nn.Module):
     ) -> MAEOutput:
         """Mask, encode, decode and compare.
 
+        Wavelengths, gsd, time and latlon as :meth:`Clay.forward`.
+
         Args:
             x: (B, C, H, W) normalized; bands may have been dropped (zeroed).
-            wavelengths: (C,) µm; None to take the scope's, see :meth:`Clay.forward`.
-            gsd: meters per pixel, a float or (B,); None likewise.
-            time: (B, 4) code of the time; None for unknown.
-            latlon: (B, 4) code of the place; None for unknown.
             noise: (B, L); the patches of the int(mask_ratio·L) smallest are masked. None to draw it.
             target: (B, C, H, W) to be reconstructed, with all bands; None for ``x``.
             valid: (B, 1 or C, H, W) bool, False where the target is nodata and is left out of the loss.

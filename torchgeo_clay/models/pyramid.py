@@ -121,17 +121,7 @@ class Pyramid(nn.Module):
         self.model.set_grad_checkpointing(enable)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Make the maps.
-
-        Args:
-            x: (B, C, H, W) normalized.
-
-        Returns:
-            For each of ``out_indices`` (B, F, ceil(H / s), ceil(W / s)), s being its stride.
-
-        Raises:
-            ValueError: see :meth:`torchgeo_clay.models.Clay.resolve`.
-        """
+        """Make a map per ``out_indices``, of stride s: (B, C, H, W) normalized → (B, F, ceil(H / s), ceil(W / s))."""
         height, width = x.shape[-2:]
         p = self.model.patch_embed.patch_size[0]
         indices = sorted(set(self.blocks.values()))

@@ -20,14 +20,9 @@ TEACHER_SIZE = 518
 
 
 def teacher_rgb(image: Tensor, sensor: Sensor) -> Tensor:
-    """Return the three channels of a sensor for a teacher or a plot.
+    """Return three channels for a teacher or a plot: (B, C, H, W) of the sensor's bands → (B, 3, H, W).
 
-    Args:
-        image: (B, C, H, W) of the sensor's bands.
-        sensor: with these bands.
-
-    Returns:
-        (B, 3, H, W): the sensor's rgb bands; for a radar of two polarizations (VV, VH, mean of both), as the release.
+    They are the sensor's rgb bands, and for a radar of two polarizations, as the release has it, VV, VH and their mean.
 
     Raises:
         ValueError: for a sensor without rgb bands.
