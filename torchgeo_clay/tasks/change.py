@@ -15,11 +15,12 @@ from torchgeo_clay.conditioning import Conditioning
 from torchgeo_clay.models.decoders import ChangeClay
 from torchgeo_clay.models.weights import WeightsLike
 from torchgeo_clay.tasks.base import PixelTask
+from torchgeo_clay.tasks.classes import ClassTask
 
 __all__ = ('ClayChangeDetection',)
 
 
-class ClayChangeDetection(PixelTask, ChangeDetection):
+class ClayChangeDetection(ClassTask, PixelTask, ChangeDetection):
     """TorchGeo's change detection with Clay: one encoder for both dates, each conditioned on its own time.
 
     Batches have ``image`` (B, 2, C, H, W), the earlier date first, and ``time`` (B, 2); ``res``, ``lat`` and ``lon``

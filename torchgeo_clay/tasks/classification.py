@@ -10,11 +10,12 @@ from torchgeo.tasks import Classification
 
 from torchgeo_clay.models.weights import WeightsLike
 from torchgeo_clay.tasks.base import ImageTask
+from torchgeo_clay.tasks.classes import ClassTask
 
 __all__ = ('ClayClassification',)
 
 
-class ClayClassification(ImageTask, Classification):
+class ClayClassification(ClassTask, ImageTask, Classification):
     """TorchGeo's classification with Clay, conditioned on each batch's metadata."""
 
     label_key = 'label'

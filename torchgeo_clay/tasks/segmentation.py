@@ -11,11 +11,12 @@ from torchgeo.tasks import SemanticSegmentation
 from torchgeo_clay.models.temporal import Temporal
 from torchgeo_clay.models.weights import WeightsLike
 from torchgeo_clay.tasks.base import PixelTask
+from torchgeo_clay.tasks.classes import ClassTask
 
 __all__ = ('ClaySemanticSegmentation',)
 
 
-class ClaySemanticSegmentation(PixelTask, SemanticSegmentation):
+class ClaySemanticSegmentation(ClassTask, PixelTask, SemanticSegmentation):
     """TorchGeo's semantic segmentation with Clay, conditioned on each batch's metadata."""
 
     label_key = 'mask'
