@@ -30,7 +30,7 @@ def test_effective_rank_is_exp_of_scipys_entropy_of_the_singular_values(shape):
     assert effective_rank(matrix) == pytest.approx(np.exp(scipy.stats.entropy(values)), rel=1e-9)
 
 
-def test_effective_rank_of_what_can_be_told_by_hand():
+def test_effective_rank_of_simple_matrices():
     assert effective_rank(np.diag([3.0, 1.0])) == pytest.approx(4 / 3**0.75)  # shares 3/4 and 1/4
     assert effective_rank(np.eye(6)) == pytest.approx(6)
     assert effective_rank(np.outer([1.0, 2, 3], [4.0, 5])) == pytest.approx(1)
@@ -76,7 +76,7 @@ def test_figures_are_those_of_scikit_learn_and_numpy():
     assert figures.effective_rank_centered == pytest.approx(effective_rank(matrix - matrix.mean(0)), rel=1e-5)
 
 
-def test_figures_tell_collapse_from_none():
+def test_figures_of_a_collapse_and_of_none():
     collapsed = collapse_figures(np.repeat(RNG.normal(size=(1, 16)), 20, axis=0))
     assert (collapsed.mean_cosine, collapsed.effective_rank) == pytest.approx((1, 1))
     assert (collapsed.spread, collapsed.effective_rank_centered) == pytest.approx((0, 0), abs=1e-7)
@@ -89,7 +89,7 @@ def test_figures_tell_collapse_from_none():
 
 
 @pytest.mark.parametrize(
-    ('given', 'said'),
+    ('table', 'message'),
     [
         (np.zeros(3), r'expected \(N, D\).*\(3,\)'),
         (np.zeros((2, 3, 4)), 'tokens'),
@@ -97,12 +97,12 @@ def test_figures_tell_collapse_from_none():
         (np.array([[1.0, 2], [np.nan, 1]]), 'NaN or infinity in 1 rows, as 1'),
     ],
 )
-def test_what_is_no_table_is_refused(given, said):
-    with pytest.raises(ValueError, match=said):
-        effective_rank(given)
+def test_mistakes(table, message):
+    with pytest.raises(ValueError, match=message):
+        effective_rank(table)
 
 
-def test_one_row_has_no_other_to_be_like():
+def test_one_row_is_refused():
     with pytest.raises(ValueError, match='2 rows or more'):
         collapse_figures(np.ones((1, 3)))
 

@@ -18,7 +18,7 @@ SPLIT = ROWS[TRAIN], LABELS[TRAIN], ROWS[TEST], LABELS[TEST]
 
 
 def votes(temperature: float | None, k: int) -> np.ndarray:
-    """Classes told by the k largest cosines."""
+    """Classes by the votes of the k largest cosines."""
     unit = ROWS / np.linalg.norm(ROWS, axis=1, keepdims=True)
     cosines = unit[TEST] @ unit[TRAIN].T
     nearest = np.argsort(-cosines, axis=1)[:, :k]
@@ -52,7 +52,7 @@ def test_the_logistic_probe_is_scikit_learns_on_standardised_rows():
 
 
 @pytest.mark.parametrize('probe', [knn_probe, logistic_probe])
-def test_results_come_with_what_they_are_to_be_compared_with(probe):
+def test_results_come_with_their_baselines(probe):
     names = np.where(LABELS == 1, 'forest', 'water')
     result = probe(torch.from_numpy(ROWS[TRAIN]), list(names[TRAIN]), torch.from_numpy(ROWS[TEST]), names[TEST])
     assert result.balanced_accuracy == pytest.approx(balanced_accuracy_score(names[TEST], result.prediction))
@@ -67,7 +67,7 @@ def test_a_class_that_only_one_side_has_is_no_warning():
 
 
 @pytest.mark.parametrize(
-    ('probe', 'split', 'options', 'said'),
+    ('probe', 'split', 'options', 'message'),
     [
         (knn_probe, SPLIT, {'k': 51}, 'expected 1 to 50'),
         (knn_probe, SPLIT, {'k': 0}, 'expected 1 to 50'),
@@ -79,6 +79,6 @@ def test_a_class_that_only_one_side_has_is_no_warning():
         (logistic_probe, (SPLIT[0], ROWS[TRAIN, 0], *SPLIT[2:]), {}, 'train_labels.*digitize'),
     ],
 )
-def test_what_does_not_fit_is_refused(probe, split, options, said):
-    with pytest.raises(ValueError, match=said):
+def test_mistakes(probe, split, options, message):
+    with pytest.raises(ValueError, match=message):
         probe(*split, **options)

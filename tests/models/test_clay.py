@@ -79,7 +79,7 @@ def test_the_order_of_bands_does_not_matter(model: Clay, seed: int) -> None:
 
 
 def test_a_subset_is_not_zeroed_bands(model: Clay) -> None:
-    """Bands interact, so a subset has kernels of its own: leaving bands out is something else than zeroing them."""
+    """Bands interact, so a subset has other kernels: leaving bands out is not the same as zeroing them."""
     x = images(1, 4, 32, 32)
     zeroed = x.clone()
     zeroed[:, 2:] = 0
@@ -213,7 +213,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(model: Clay) -> None:
 
 
 class _NoLook(TorchDispatchMode):
-    """Fails where a value of a tensor is looked at, which on a device would wait for it."""
+    """Raises where a tensor's value is read, for which a device would have to be waited for."""
 
     def __torch_dispatch__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
         assert func.overloadpacket not in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero), func

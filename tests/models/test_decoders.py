@@ -77,7 +77,7 @@ def test_a_size_that_decoders_take_is_what_smp_does(models: dict[str, DenseClay]
 
 @pytest.mark.parametrize('name', ['unet', 'dpt'])
 def test_the_encoder_sees_the_image_alone(models: dict[str, DenseClay], name: str) -> None:
-    """What a decoder needs more than whole patches is added behind the encoder."""
+    """Padding to a decoder's grid is added behind the encoder."""
     model, seen = models[name], []
     handle = model.clay.patch_embed.register_forward_hook(lambda module, args, out: seen.append(args[0]))
     x = noise(1, 3, 40, 21)
@@ -101,7 +101,7 @@ def test_two_dates_of_an_odd_size() -> None:
 
 
 def lattice(out: Tensor, period: int) -> float:
-    """How much pixels at the same phase of a lattice have in common, after what changes slowly is taken away."""
+    """Standard deviation between phases of a lattice, after slow changes are subtracted."""
     window = out[..., 64:-64, 64:-64]  # far from the border, which convolutions pad with zeros
     margin = 64 - period // 2
     slow = F.avg_pool2d(out[..., margin:-margin, margin:-margin], period + 1, 1)

@@ -139,8 +139,8 @@ def test_registering_again_changes_nothing() -> None:
     assert before == (dict(api._model), dict(api._model_weights), timm.list_models('clay*', include_tags=True))
 
 
-def test_imported_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As notebooks do that purge ``sys.modules``: the new functions take the old ones' place, without a warning."""
+def test_imported_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After ``sys.modules`` is purged, as in notebooks, new functions replace the old ones without a warning."""
     old = models.clay_tiny_patch8
     for name in [n for n in sys.modules if n.split('.')[0] == 'torchgeo_clay']:
         monkeypatch.delitem(sys.modules, name)

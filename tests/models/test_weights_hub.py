@@ -37,7 +37,7 @@ class Hub(http.server.ThreadingHTTPServer):
         content: what it sends.
         digest: the SHA-256 it claims.
         status: of its answers at the file's address.
-        cut: send only so many bytes, then close the connection.
+        cut: number of bytes after which it closes the connection.
         requests: what it was asked.
     """
 
@@ -152,7 +152,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cached_files(tmp_path: Path) -> list[Path]:
-    """Files of the cache, whole or in part; its tags, locks and notes of what there is not are none."""
+    """Files of the cache, whole or in part, without its tags, locks and notes of missing files."""
     return [p for p in (tmp_path / 'cache').rglob('*') if p.is_file() and {'blobs', 'snapshots'} & set(p.parts)]
 
 
@@ -190,7 +190,7 @@ def test_fetched_then_offline(
 
 
 def test_cached_asks_nobody(hub: Hub) -> None:
-    """Not even whether there is a newer one, as the commit is pinned."""
+    """The commit is pinned, so a cached file needs no request."""
     path = WEIGHTS.fetch()
     hub.requests.clear()
     assert WEIGHTS.fetch() == path
@@ -205,7 +205,7 @@ def test_another_cache(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_resumed(hub: Hub, source: models.Clay) -> None:
-    """A connection that breaks is taken up where it broke, and the whole is verified."""
+    """A broken download resumes where it broke, and the whole file is verified."""
     hub.cut = 1_000_000
 
     class Once(Handler):
@@ -236,7 +236,7 @@ def test_timm_pretrained(hub: Hub, source: models.Clay, tmp_path: Path) -> None:
 
 
 def test_state_dict_for_torchgeo(hub: Hub, source: models.Clay) -> None:
-    """TorchGeo's tasks take the weights so, with arguments meant for downloads by URL."""
+    """TorchGeo's tasks load the weights this way, with arguments meant for downloads by URL."""
     state = WEIGHTS.get_state_dict(progress=True, check_hash=True, weights_only=True)
     assert state.keys() == source.state_dict().keys()
     assert all(torch.equal(v, state[k]) for k, v in source.state_dict().items())
@@ -275,7 +275,7 @@ def test_environment(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_wrong_digest(hub: Hub, tmp_path: Path, source: models.Clay) -> None:
-    """What came is not what the Hub says: an error, nothing stays in the cache, and a second try gets the right one."""
+    """A damaged file is an error and leaves the cache; a second try gets the right one."""
     right = hub.content
     hub.content = right[:-1] + bytes([right[-1] ^ 1])
     with pytest.raises(CheckpointError, match=rf'{hub.digest}, the file received has .*removed from the cache'):
@@ -286,7 +286,7 @@ def test_wrong_digest(hub: Hub, tmp_path: Path, source: models.Clay) -> None:
 
 
 def test_no_digest(hub: Hub, tmp_path: Path) -> None:
-    """A mirror that hides the SHA-256 is not believed."""
+    """A mirror that hides the SHA-256 is refused."""
     hub.linked = False
     with pytest.raises(CheckpointError, match='SHA-256'):
         WEIGHTS.fetch()
@@ -294,7 +294,7 @@ def test_no_digest(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_digest_where_the_cache_has_no_links(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on Windows: files are not called by their digest, so the Hub is selected it."""
+    """As on Windows: files do not have the names of their digests, so the Hub is asked for it."""
     monkeypatch.setattr('huggingface_hub.file_download.are_symlinks_supported', lambda *_, **__: False)
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_DISABLE_SYMLINKS_WARNING', True)
     path = WEIGHTS.fetch()

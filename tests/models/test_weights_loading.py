@@ -26,7 +26,7 @@ COUNTS = {
 
 
 def small_encoder(**kwargs: object) -> Clay:
-    """An encoder of two blocks: what is tested here does not depend on size."""
+    """An encoder of two blocks, as these tests do not depend on size."""
     return Clay(**{'embed_dim': 48, 'depth': 2, 'num_heads': 2, 'mlp_ratio': 2} | kwargs)
 
 
@@ -50,7 +50,7 @@ def released_file(path: Path, mae: ClayMAE, teacher: str = 'vit_large_patch14_re
 
 
 def shape_only(module: nn.Module) -> dict[str, Tensor]:
-    """A state dict of the module's shapes that takes next to no room in a file."""
+    """A state dict of the module's shapes that takes little room in a file."""
     return {k: torch.zeros(1).expand(v.shape) for k, v in module.state_dict().items()}
 
 
@@ -193,7 +193,7 @@ def test_plain_state_dicts(tmp_path: Path) -> None:
 
 
 def test_task_with_a_head(tmp_path: Path) -> None:
-    """A classifier's checkpoint gives its encoder; its head belongs to its classes and stays behind."""
+    """A classifier's checkpoint gives its encoder without its head."""
     classifier = small_encoder(num_classes=7)
     state = {f'model.{k}': v for k, v in classifier.state_dict().items()} | {'criterion.weight': torch.ones(7)}
     torch.save({'state_dict': state}, tmp_path / 'task.ckpt')
@@ -227,7 +227,7 @@ def test_safetensors_leaves_the_head(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float64])
 def test_dtype_of_the_model(tmp_path: Path, dtype: torch.dtype) -> None:
-    """A half precision checkpoint becomes a float32 model, unless another dtype is selected."""
+    """A half precision checkpoint becomes a float32 model, unless the model has another dtype."""
     mae = small_mae().to(dtype)
     path = released_file(tmp_path / 'half.ckpt', mae)
     with torch.device('meta'):
@@ -241,7 +241,7 @@ def test_dtype_of_the_model(tmp_path: Path, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize('pool', ['token', 'avg', 'map'])
 def test_new_head(tmp_path: Path, pool: str) -> None:
-    """A head that no file holds is new; nothing of the model is left without values."""
+    """A head that the file does not hold is initialized."""
     mae = models.clay_mae_tiny_patch8()
     path = released_file(tmp_path / 'released.ckpt', mae)
     torch.manual_seed(0)
@@ -301,7 +301,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
 @pytest.mark.parametrize('change', CHANGES)
 @pytest.mark.parametrize('kind', ['encoder', 'autoencoder'])
 def test_encoder_that_does_not_fit(tmp_path: Path, change: str, kind: str) -> None:
-    """A clear error, and the model is what it was."""
+    """A clear error, and an unchanged model."""
     state = released_layout(small_mae())
     edit, match = CHANGES[change]
     edit(state)
@@ -410,7 +410,7 @@ def test_teacher_in_the_file_outweighs_its_name(tmp_path: Path) -> None:
 
 
 def test_teacher_with_computed_buffers(tmp_path: Path) -> None:
-    """A teacher whose buffers are no file's cannot come from the file: an error, not a teacher without numbers."""
+    """A teacher with buffers that no file holds cannot come from the file."""
     mae = small_mae()
     state = released_layout(mae) | {f'model.teacher.{k}': v for k, v in nn.Linear(2, 16).state_dict().items()}
     torch.save({'state_dict': state}, tmp_path / 'file.ckpt')

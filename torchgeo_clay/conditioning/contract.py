@@ -166,21 +166,14 @@ def match_images(
 ) -> Conditioning:
     """Check metadata against images and make tensors of it on their device: the arguments, else the scope's.
 
-    Values are read only if they were not checked before, lie on the host, and nothing is traced.
-
-    Args:
-        x: (B, C, H, W) normalized.
-        wavelengths: (C,) µm.
-        gsd: meters per pixel, a float, (1,) or (B,).
-        time: (B, 4) code; None for unknown.
-        latlon: (B, 4) code; None for unknown.
-        scope: used for each of these that is None.
+    Values are read only if they were not checked before, lie on the host, and nothing is traced. Arguments as
+    :meth:`torchgeo_clay.models.Clay.forward`.
 
     Returns:
         The conditioning, with wavelengths (C,) and gsd (1,) or (B,) as tensors.
 
     Raises:
-        ValueError: if wavelengths or gsd are known from nowhere, for images of integers, lengths that do not match,
+        ValueError: if wavelengths or gsd are unknown, for images of integers, lengths that do not match,
             values that are not in µm or not positive, or a tensor on another device.
     """
     scope = scope or Conditioning()

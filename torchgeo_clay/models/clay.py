@@ -574,12 +574,7 @@ class FoldedClay(ClayTrunk):
     """
 
     def __init__(self, model: Clay, sensor: Sensor) -> None:
-        """Initialize a new FoldedClay instance.
-
-        Args:
-            model: the encoder, whose blocks, norms and head are shared, not copied; the kernels are those of now.
-            sensor: with the bands that are the channels.
-        """
+        """Initialize a new FoldedClay instance, which shares the encoder's blocks, norms and head."""
         wavelengths = torch.tensor(sensor.wavelengths, device=model.cls_token.device)
         with torch.no_grad(), torch.autocast(wavelengths.device.type, enabled=False):
             kernels, bias = model.patch_embed.convolution(wavelengths)

@@ -37,12 +37,7 @@ class DetectionBackbone(nn.Module):
     out_channels = 256
 
     def __init__(self, encoder: Clay, extra: ExtraFPNBlock) -> None:
-        """Initialize a new DetectionBackbone instance.
-
-        Args:
-            encoder: conditioned on each batch by ``conditioned_on``.
-            extra: makes the maps coarser than stride 32.
-        """
+        """Initialize a new DetectionBackbone instance; ``extra`` makes the maps coarser than stride 32."""
         super().__init__()
         self.body = Pyramid(encoder)
         self.fpn = FeaturePyramidNetwork(self.body.feature_info.channels(), self.out_channels, extra)
@@ -84,12 +79,8 @@ DETECTORS: dict[str, Callable[[Clay, int], nn.Module]] = {
 def build_detector(name: str, encoder: Clay, classes: int) -> nn.Module:
     """Build a detector that takes images as they are: any number of bands, neither normalized nor resized.
 
-    Images are padded with zeros, the mean, right and below to multiples of 32, which moves no box.
-
-    Args:
-        name: of :data:`DETECTORS`.
-        encoder: the encoder.
-        classes: number of labels.
+    Names are those of :data:`DETECTORS`. Images are padded with zeros, the mean, right and below to multiples of 32,
+    which moves no box.
     """
     detector = DETECTORS[name](encoder, classes)
     detector.transform = GeneralizedRCNNTransformNoOp()

@@ -109,12 +109,7 @@ class ImageSeries(nn.Module):
     """A classifier of series: what the encoder's head gets of an image, aggregated over the dates, and the head."""
 
     def __init__(self, encoder: Clay, temporal: Temporal) -> None:
-        """Initialize a new ImageSeries instance.
-
-        Args:
-            encoder: with its head.
-            temporal: see :class:`Aggregation`.
-        """
+        """Initialize a new ImageSeries instance for an encoder with its head; ``temporal`` as :class:`Aggregation`."""
         super().__init__()
         self.encoder = encoder
         self.aggregation = Aggregation(temporal, encoder.embed_dim)

@@ -93,14 +93,7 @@ def _translate(name: str, table: Iterable[tuple[str, str]]) -> str:
 
 
 def released_name(name: str) -> str:
-    """The release's name of a weight of ours, both without the prefix of their module.
-
-    Args:
-        name: such as ``blocks.0.attn.qkv.weight``.
-
-    Returns:
-        Such as ``transformer.layers.0.0.to_qkv.weight``.
-    """
+    """Our name of a weight → the release's: ``blocks.0.attn.qkv.weight`` → ``transformer.layers.0.0.to_qkv.weight``."""
     if match := re.match(r'(patch_embed|head)\.kernels\.', name):
         prefix = match.group()
         return _translate(prefix, _TABLE) + _translate(name.removeprefix(prefix), _KERNELS)
@@ -257,15 +250,7 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: str | os.PathLike[str
 
 
 def save_encoder(model: Clay, path: str | os.PathLike[str]) -> None:
-    """Write the encoder alone, under the release's names, with the SHA-256 of its tensors.
-
-    Args:
-        model: the encoder.
-        path: a file ending in ``.safetensors``.
-
-    Raises:
-        ValueError: for another suffix.
-    """
+    """Write the encoder alone, under the release's names, to a ``.safetensors`` with the SHA-256 of its tensors."""
     state = {released_name(k): v for k, v in model.state_dict().items() if not re.match(_HEADS, k)}
     write_safetensors(state, path, {'format': 'pt', 'model': 'Clay v1.5 encoder'})
 
