@@ -494,20 +494,19 @@ def resolve_weights(weights: WeightsLike, model: str, cache_dir: str | Path | No
     """
     if weights is None or weights is False:
         return None
-    members = ClayLarge8_Weights.__members__
-    if weights is True:
-        weights = ClayLarge8_Weights.CLAY_V1_5
-    elif isinstance(weights, str):
+    if isinstance(weights, str):
+        members = ClayLarge8_Weights.__members__
         name = weights.removeprefix(f'{ClayLarge8_Weights.__name__}.')
         if name != weights and name not in members:
             raise CheckpointError(f'No weights {weights!r}. Released: {list(members.values())}.')
         weights = members.get(name, weights)
-    if not isinstance(weights, ClayLarge8_Weights):
+    if isinstance(weights, str | os.PathLike):
         return Path(weights)
-    if weights.meta['model'] != model:
+    released = ClayLarge8_Weights.CLAY_V1_5 if weights is True else weights
+    if released.meta['model'] != model:
         raise CheckpointError(
             f'There are no released weights of {model}: of Clay v1.5 only the large model is released '
-            f'({weights.meta["model"]}). For your own give weights= (in timm pretrained_cfg_overlay, as file) the path '
-            'of the checkpoint; for random ones False.'
+            f'({released.meta["model"]}). For your own give weights= the path of the checkpoint (in timm the file of '
+            'pretrained_cfg_overlay), for random ones False.'
         )
-    return weights.fetch(cache_dir)
+    return released.fetch(cache_dir)
