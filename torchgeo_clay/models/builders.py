@@ -8,15 +8,23 @@ Source of the numbers: the release's ``src/model.py``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from torchgeo_clay.models.clay import Clay
+from torchgeo_clay.models.clay import Clay, Position
 from torchgeo_clay.models.mae import ClayDecoder, ClayMAE
 from torchgeo_clay.models.teacher import make_teacher
-from torchgeo_clay.models.weights import WeightsLike, holds_teacher, load_encoder, load_mae, resolve_weights
+from torchgeo_clay.models.weights import (
+    WeightsLike,
+    holds_teacher,
+    load_encoder,
+    load_mae,
+    resolve_weights,
+    weights_position,
+)
 
 __all__ = (
     'ENCODERS',
@@ -36,9 +44,16 @@ ENCODERS = ('clay_tiny_patch8', 'clay_small_patch8', 'clay_base_patch8', 'clay_l
 Teacher = str | nn.Module | None
 
 
+def _position(position: Position | None, path: Path | None) -> Position:
+    """The position code that was asked for, else that of the weights, else the release's."""
+    return position or ('release' if path is None else weights_position(path))
+
+
 def _encoder(name: str, weights: WeightsLike, **kwargs: Any) -> Clay:
     """Build an encoder, with random weights or those of a file."""
-    if (path := resolve_weights(weights, name)) is None:
+    path = resolve_weights(weights, name)
+    kwargs['position'] = _position(kwargs.get('position'), path)
+    if path is None:
         return Clay(**kwargs)
     with torch.device('meta'):  # so that a large model is in memory once, not twice
         model = Clay(**kwargs)
@@ -52,7 +67,7 @@ def clay_large_patch8(weights: WeightsLike = None, **vit_kwargs: Any) -> Clay:
         weights: True for the release's, a member of :class:`ClayLarge8_Weights` or its name, the path of a released
             ``.ckpt``, a checkpoint of our own pretraining or an encoder-only ``.safetensors``; None or False for
             random ones. Loading is strict.
-        **vit_kwargs: see :class:`Clay`.
+        **vit_kwargs: see :class:`Clay`; ``position`` is that of the weights where it is not given.
 
     Raises:
         CheckpointError: for weights that cannot be fetched or read, or do not fit.
@@ -87,6 +102,7 @@ def _mae(
     own = {key: options.pop(key) for key in _MAE_OPTIONS if key in options}
     path = resolve_weights(weights, encoder.__name__)
     in_file = path is not None and isinstance(teacher, str) and holds_teacher(path)
+    options['position'] = _position(options.get('position'), path)
     module = None if in_file else make_teacher(teacher)
     with torch.device('cpu' if path is None else 'meta'):
         if in_file:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Sequence
 from copy import deepcopy
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,16 @@ TEMPERATURE = 10000
 
 #: Channels at the end of a position code that hold time (4) and place (4), the same for every patch of a sample.
 METADATA_DIM = 8
+
+#: Channels of a graded position code that hold the GSD, the same for every patch of a sample.
+GSD_DIM = 16
+
+#: Kind of position code: ``release``, the one that the released weights were trained with, or ``graded``, which a model
+#: that is trained from scratch learns from sooner. Weights fit one of them only.
+Position = Literal['release', 'graded']
+
+#: Name of the buffer that marks weights trained with the graded code.
+GRADED = 'graded_position'
 
 #: The release scales every generated kernel (not the bias) by this; the origin is DOFA's code.
 KERNEL_SCALE = 0.02
@@ -81,8 +91,47 @@ def grid_code(height: int, width: int, gsd: Tensor, dim: int) -> Tensor:
     return rearrange(torch.cat([x, y], dim=-1), 'g h w d -> g (h w) d')
 
 
+def graded_code(height: int, width: int, gsd: Tensor, dim: int) -> Tensor:
+    """Two-dimensional sine-cosine code of a patch grid with graded frequencies, and a code of the GSD beside it.
+
+    The frequencies run from 1 to 1/100 per patch, so that neighbors have like codes and an image of 300 patches a side
+    has no two alike. The release's do neither: at 10 m codes of neighbors have nothing in common, and a small model
+    does not learn what lies beside what (docs/position.md has the comparison).
+
+    Args:
+        height: rows of the grid.
+        width: columns of the grid.
+        gsd: (G,) meters per pixel; G is 1 for all samples alike, else B.
+        dim: width of the code, a multiple of 4.
+
+    Returns:
+        (G, height·width, dim) float32 [sin xω | cos xω | sin yω | cos yω | sin gη | cos gη], x the column, y the row,
+        g = log2(gsd), ω_i = 100^(-i/(n-1)) for n = dim/4 - 4, η_j = 2^(-j/2) for 8 j.
+    """
+    count = (dim - GSD_DIM) // 4
+    omega = 0.01 ** (torch.arange(count, device=gsd.device) / (count - 1))
+
+    def axis(n: int) -> Tensor:
+        angles = torch.arange(n, device=gsd.device)[:, None] * omega
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)  # (n, 2·count)
+
+    x = repeat(axis(width), 'w d -> g h w d', g=len(gsd), h=height)
+    y = repeat(axis(height), 'h d -> g h w d', g=len(gsd), w=width)
+    eta = 0.5 ** (torch.arange(GSD_DIM // 2, device=gsd.device) / 2)
+    angles = gsd.float().log2()[:, None] * eta
+    ground = repeat(torch.cat([angles.sin(), angles.cos()], dim=-1), 'g d -> g h w d', h=height, w=width)
+    return rearrange(torch.cat([x, y, ground], dim=-1), 'g h w d -> g (h w) d')
+
+
 def position_code(
-    height: int, width: int, gsd: Tensor, time: Tensor | None, latlon: Tensor | None, batch: int, dim: int
+    height: int,
+    width: int,
+    gsd: Tensor,
+    time: Tensor | None,
+    latlon: Tensor | None,
+    batch: int,
+    dim: int,
+    position: Position = 'release',
 ) -> Tensor:
     """Position, time and place of every patch.
 
@@ -94,11 +143,13 @@ def position_code(
         latlon: (B, 4) code of the place; None for unknown (zeros).
         batch: B, the number of samples.
         dim: D, width of the tokens.
+        position: ``release`` for :func:`grid_code`, ``graded`` for :func:`graded_code`.
 
     Returns:
         (B, height·width, D) float32: the grid code of width D-8, then time, then place.
     """
-    grid = grid_code(height, width, gsd, dim - METADATA_DIM).expand(batch, -1, -1)
+    code = graded_code if position == 'graded' else grid_code
+    grid = code(height, width, gsd, dim - METADATA_DIM).expand(batch, -1, -1)
     unknown = gsd.new_zeros((1, METADATA_DIM // 2), dtype=torch.float32)
     metadata = torch.cat([(unknown if m is None else m.float()).expand(batch, -1) for m in (time, latlon)], dim=-1)
     return torch.cat([grid, repeat(metadata, 'b d -> b l d', l=height * width)], dim=-1)
@@ -327,16 +378,27 @@ class ClayNorm(LayerNorm):
         super().__init__(*args, **{'eps': 1e-5} | kwargs)
 
 
+def wrong_position(graded: bool, expected: Position) -> str:
+    """Describe weights that were trained with another position code than the model's."""
+    got = 'graded' if graded else 'release'
+    return (
+        f'The weights were trained with the position code {got!r}, the model has {expected!r}, with which they mean '
+        f'nothing. Build it with position={got!r}, or leave position out and give weights= the file, which says it.'
+    )
+
+
 class ClayTrunk(VisionTransformer):
     """A timm vision transformer whose patches get Clay's position code: what Clay and its folded form share."""
 
     cls_token: nn.Parameter
+    position: Position
 
     def position_code(self, grid: tuple[int, int], batch: int, conditioning: Conditioning) -> Tensor:
         """Position, time and place of each patch of an (h, w) grid: (B, L, D), in the weights' dtype."""
         gsd, time, latlon = conditioning.gsd, conditioning.time, conditioning.latlon
         assert isinstance(gsd, Tensor)
-        return position_code(*grid, gsd, time, latlon, batch, self.embed_dim).to(self.cls_token.dtype)
+        code = position_code(*grid, gsd, time, latlon, batch, self.embed_dim, self.position)
+        return code.to(self.cls_token.dtype)
 
     def prepend_class_token(self, patches: Tensor) -> Tensor:
         """Put the class token, which has no position code, before the patches: (B, N, D) → (B, 1 + N, D)."""
@@ -405,6 +467,7 @@ class Clay(ClayTrunk):
         patch_size: int = PATCH_SIZE,
         img_size: int | tuple[int, int] = 256,
         num_classes: int = 0,
+        position: Position = 'release',
         **vit_kwargs: Any,
     ) -> None:
         """Initialize a new Clay instance.
@@ -417,12 +480,16 @@ class Clay(ClayTrunk):
             patch_size: pixels a side.
             img_size: nominal image size; any other is taken too.
             num_classes: size of the linear head; 0 for none.
+            position: kind of position code, ``release`` or ``graded``; the weights say which they were trained with.
             **vit_kwargs: passed to :class:`timm.models.VisionTransformer`, such as ``dynamic_img_pad``,
                 ``drop_path_rate`` or ``global_pool``.
 
         Raises:
             TypeError: for an argument of timm's that cannot be honored, such as ``in_chans``.
+            ValueError: for an unknown position code.
         """
+        if position not in get_args(Position):
+            raise ValueError(f"position: expected 'release' or 'graded', got {position!r}.")
         for name in _REFUSED.keys() & vit_kwargs:
             raise TypeError(f'Clay does not take {name}={vit_kwargs[name]!r}: {_REFUSED[name]}.')
         released: dict[str, Any] = {
@@ -445,6 +512,16 @@ class Clay(ClayTrunk):
             **released | vit_kwargs,
         )
         nn.init.normal_(self.cls_token, std=0.02)
+        self.position = position
+        if position == 'graded':  # so that its weights, in whatever file, fit no model with the release's code
+            self.register_buffer(GRADED, torch.ones((), dtype=torch.uint8))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Refuse weights that were trained with the other position code."""
+        graded = prefix + GRADED in state_dict
+        if graded != (self.position == 'graded') and prefix + 'cls_token' in state_dict:
+            raise ValueError(wrong_position(graded, self.position))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def conditioned_on(self, conditioning: Conditioning | None) -> _Scope:
         """Give stock code's ``model(x)`` the metadata of the batch: the package's one place of scoped state.
@@ -603,6 +680,7 @@ class FoldedClay(ClayTrunk):
         self.cls_token = model.cls_token
         self.num_classes, self.feature_info = model.num_classes, model.feature_info
         self.pool_include_prefix = model.pool_include_prefix
+        self.position = model.position
         self.register_buffer('wavelengths', wavelengths, persistent=False)
         self.wavelengths: Tensor
         self.conditioning: Conditioning | None = None

@@ -24,6 +24,7 @@ from torchgeo_clay.models.clay import (
     Clay,
     ClayAttention,
     ClayNorm,
+    Position,
     WaveKernels,
     patchify,
     position_code,
@@ -122,7 +123,13 @@ class ClayDecoder(nn.Module):
         self.head = PixelHead(dim)
 
     def forward(
-        self, tokens: Tensor, masking: Masking, grid: tuple[int, int], conditioning: Conditioning, every: bool = False
+        self,
+        tokens: Tensor,
+        masking: Masking,
+        grid: tuple[int, int],
+        conditioning: Conditioning,
+        position: Position = 'release',
+        every: bool = False,
     ) -> Tensor:
         """Predict pixels.
 
@@ -131,6 +138,7 @@ class ClayDecoder(nn.Module):
             masking: masked and visible patches.
             grid: (h, w) patch grid.
             conditioning: as resolved by the encoder.
+            position: kind of position code, the encoder's.
             every: predict all L patches in their order, not only the masked ones.
 
         Returns:
@@ -143,7 +151,7 @@ class ClayDecoder(nn.Module):
         gsd, waves = conditioning.gsd, conditioning.wavelengths
         assert isinstance(gsd, Tensor)
         assert waves is not None
-        code = position_code(*grid, gsd, conditioning.time, conditioning.latlon, tokens.shape[0], self.dim)
+        code = position_code(*grid, gsd, conditioning.time, conditioning.latlon, len(tokens), self.dim, position)
         patches = patches + code.to(self.mask_token.dtype)
         decoded = self.norm(self.blocks(torch.cat([class_token.to(patches.dtype), patches], dim=1)))[:, 1:]
         return self.head(decoded if every else take(decoded, masking.masked), waves)
@@ -308,7 +316,7 @@ class ClayMAE(nn.Module):
         padded, grid, valid = self._whole_patches(x, valid)
         masking = self._masking(padded, noise)
         tokens = self._encode_visible(padded, masking, grid, conditioning)
-        prediction = self.decoder(tokens, masking, grid, conditioning)
+        prediction = self.decoder(tokens, masking, grid, conditioning, self.encoder.position)
 
         reconstruction = loss_scale * masked_l1(
             prediction,
@@ -345,7 +353,7 @@ class ClayMAE(nn.Module):
         padded, grid, _ = self._whole_patches(x, None)
         masking = self._masking(padded, noise)
         tokens = self._encode_visible(padded, masking, grid, conditioning)
-        pixels = self.decoder(tokens, masking, grid, conditioning, every=True)
+        pixels = self.decoder(tokens, masking, grid, conditioning, self.encoder.position, every=True)
         return unpatchify(pixels, *grid, self._patch)[..., : x.shape[-2], : x.shape[-1]]
 
     @property

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.models._api import Weights, WeightsEnum
 
-from torchgeo_clay.models.clay import Clay
+from torchgeo_clay.models.clay import GRADED, Clay, Position, wrong_position
 from torchgeo_clay.models.mae import ClayMAE
 
 __all__ = (
@@ -42,6 +42,7 @@ __all__ = (
     'resolve_weights',
     'save_encoder',
     'tensor_digest',
+    'weights_position',
     'write_safetensors',
 )
 
@@ -218,6 +219,16 @@ def _refuse_v1(archive: Archive, prefix: str) -> None:
         )
 
 
+def weights_position(path: str | os.PathLike[str]) -> Position:
+    """Return the position code that the weights of a file were trained with.
+
+    Raises:
+        CheckpointError: see :func:`load_encoder`.
+    """
+    archive = Archive(path)
+    return 'graded' if _find_encoder(archive)[0] + GRADED in archive.shapes else 'release'
+
+
 def holds_teacher(path: str | os.PathLike[str]) -> bool:
     """Return True if a checkpoint holds a teacher's weights."""
     return any(re.search(r'(^|\.)teacher\.', k) for k in Archive(path).shapes)
@@ -282,6 +293,8 @@ def _size_hint(archive: Archive) -> str:
 
 def _gather(archive: Archive, module: nn.Module, prefix: str, released: bool) -> dict[str, Tensor]:
     """The tensors of a file for a module, under our names, after comparing all names and shapes."""
+    if isinstance(module, Clay) and (graded := prefix + GRADED in archive.shapes) != (module.position == 'graded'):
+        raise CheckpointError(f'{archive.path}: {wrong_position(graded, module.position)}')
     expected = {k: v for k, v in module.state_dict().items() if not re.match(_HEADS, k)}
     names = {prefix + (released_name(k) if released else k): k for k in expected}
     present = {k for k in archive.shapes if k.startswith(prefix) and not re.match(_HEADS, k.removeprefix(prefix))}
@@ -383,7 +396,9 @@ def read_encoder(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Read an encoder's weights of any size under our names. Path and errors as :func:`load_encoder`."""
     width, depth, hidden = _encoder_size(Archive(path))
     with torch.device('meta'):  # for its names and shapes, on which the number of heads has no influence
-        model = Clay(embed_dim=width, depth=depth, num_heads=1, mlp_ratio=hidden / width)
+        model = Clay(
+            embed_dim=width, depth=depth, num_heads=1, mlp_ratio=hidden / width, position=weights_position(path)
+        )
     return load_encoder(model, path).state_dict()
 
 

@@ -22,7 +22,7 @@ from torchgeo.tasks import BaseTask
 
 from torchgeo_clay.conditioning import Conditioning, on_host, task_conditioning
 from torchgeo_clay.models import CheckpointError, Clay, builders, save_encoder
-from torchgeo_clay.models.clay import find_clay, pad_image
+from torchgeo_clay.models.clay import Position, find_clay, pad_image
 from torchgeo_clay.models.decoders import DenseClay
 from torchgeo_clay.models.freezing import add_lora, eval_frozen, freeze_encoder, merge_lora
 from torchgeo_clay.models.temporal import DenseSeries, ImageSeries, Temporal
@@ -81,6 +81,7 @@ class ClayTask(BaseTask):
         self,
         *,
         weights: WeightsLike = None,
+        position: Position | None = None,
         freeze_backbone: bool = False,
         trainable_blocks: int | None = None,
         lora: int | dict[str, Any] | None = None,
@@ -97,6 +98,7 @@ class ClayTask(BaseTask):
         Args:
             weights: of the encoder: True for the release's, a member of ``ClayLarge8_Weights`` or its name, the path of
                 a released checkpoint, of one of our pretraining or of an encoder, or None for random ones.
+            position: kind of position code, ``release`` or ``graded``; None for that of the weights, else the release's.
             freeze_backbone: freeze the encoder; it stays in eval mode. All other layers are trained.
             trainable_blocks: train only this number of the encoder's last blocks, and the norm after them.
             lora: freeze the encoder and train adapters of this rank in its attention, or with these arguments of
@@ -176,6 +178,7 @@ class ClayTask(BaseTask):
         if name not in builders.ENCODERS:
             raise ValueError(f'{self.encoder_key}: expected one of {", ".join(builders.ENCODERS)}, got {name!r}.')
         self.model = self.build()
+        self.hparams['position'] = self.clay.position  # a checkpoint has to say it, as it does not hold the weights' name
         if hparams['lora']:
             add_lora(self.clay, hparams['lora'])
         elif hparams['freeze_backbone'] or hparams['trainable_blocks']:
@@ -394,6 +397,7 @@ class ImageTask(ClayTask):
             num_classes=self.outputs,
             global_pool='token' if hparams['pooling'] == 'class' else 'avg',
             drop_path_rate=hparams['drop_path_rate'],
+            position=hparams['position'],
         )
         return ImageSeries(encoder, hparams['temporal']) if self.sees_dates else encoder
 
@@ -420,6 +424,7 @@ class PixelTask(ClayTask):
             self.outputs,
             self.weights,
             drop_path_rate=hparams['drop_path_rate'],
+            position=hparams['position'],
         )
 
     def forward(self, x: Tensor) -> Tensor:

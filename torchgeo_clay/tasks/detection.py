@@ -52,7 +52,9 @@ class ObjectTask(ClayTask):
         hparams = self.hparams
         if hparams['model'] not in self.models:
             raise ValueError(f'model: expected one of {", ".join(self.models)}, got {hparams["model"]!r}.')
-        encoder = getattr(builders, hparams['backbone'])(self.weights, drop_path_rate=hparams['drop_path_rate'])
+        encoder = getattr(builders, hparams['backbone'])(
+            self.weights, drop_path_rate=hparams['drop_path_rate'], position=hparams['position']
+        )
         return build_detector(hparams['model'], encoder, hparams['num_classes'])
 
     def configure_metrics(self) -> None:

@@ -25,6 +25,7 @@ from torchgeo_clay.conditioning import Conditioning, batch_sensor
 from torchgeo_clay.datamodules import ClayPretrainDataModule
 from torchgeo_clay.datamodules.pretrain.teacher_targets import attach_targets
 from torchgeo_clay.models import ClayLarge8_Weights, ClayMAE, MAEOutput
+from torchgeo_clay.models.clay import Position
 from torchgeo_clay.models.teacher import make_teacher, teacher_rgb
 from torchgeo_clay.tasks.optim import cosine, published, warn_if_emulated
 
@@ -133,6 +134,7 @@ class ClayPretraining(TeacherTask):
         self,
         model: str = 'clay_mae_large_patch8',
         weights: bool | str | os.PathLike[str] | ClayLarge8_Weights | None = None,
+        position: Position | None = None,
         teacher: str | None = None,
         teacher_targets: str | None = None,
         model_options: dict[str, Any] | None = None,
@@ -149,6 +151,8 @@ class ClayPretraining(TeacherTask):
             weights: weights to start from, as for the builders: True for the release's, a name or member of
                 ``ClayLarge8_Weights``, the path of a checkpoint in the release's format or of this task; None or False
                 for random initialization.
+            position: kind of position code: ``graded``, the better one to train from scratch (docs/position.md), or
+                ``release``; None for that of the weights, else the release's.
             teacher: a timm name such as ``vit_large_patch14_reg4_dinov2.lvd142m`` (the release's), which is fetched
                 from the Hub unless the weights hold it; None to reconstruct only.
             teacher_targets: a folder to keep the teacher's outputs in, for chips (``.npz``) of at most ``patch_size``
@@ -177,8 +181,9 @@ class ClayPretraining(TeacherTask):
     def configure_models(self) -> None:
         """Build the autoencoder."""
         hparams = self.hparams
-        options = {**(hparams['model_options'] or {}), **_teacher_options(hparams)}
+        options = {**(hparams['model_options'] or {}), **_teacher_options(hparams), 'position': hparams['position']}
         self.model = getattr(torchgeo_clay.models, hparams['model'])(weights=self.weights, **options)
+        hparams['position'] = self.model.encoder.position  # a checkpoint has to say it
         self.model.encoder.set_grad_checkpointing(hparams['grad_checkpointing'])
         if hparams['compile']:
             self.model.compile()
