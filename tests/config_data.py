@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Which data, and how little of it, each downstream configuration is tried on."""
+"""Which data, and how little of it, each configuration is tried on."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ from typing import Any
 import geopandas
 import numpy as np
 import rasterio
+import yaml
 from object_data import write_vhr10
 from rasterio.transform import from_origin
 from shapely import box
 
 REPO = Path(__file__).resolve().parents[1]
+CONFIGS = sorted((REPO / 'configs').glob('*.yaml'))
+PRETRAINING = [path for path in CONFIGS if path.stem.startswith('clay_pretrain')]
+# for `torchgeo predict`
+PREDICTION = [path for path in CONFIGS if path.stem in ('clay_detect', 'clay_embed', 'clay_map')]
+DOWNSTREAM = [path for path in CONFIGS if path not in [*PRETRAINING, *PREDICTION]]
 TORCHGEO_DATA = REPO / '../shared/data/torchgeo'
 
 #: (folder to write to) → options of the wrapped datamodule and of the dataset.
@@ -135,3 +141,50 @@ def options_of(name: str, root: Path) -> list[str]:
     if not dataset:
         return written('', init)
     return written('datamodule.', {'num_workers': 0, **init}) + written('datamodule.dict_kwargs.', dataset)
+
+
+def smaller(config: Path, scenes: dict[str, Any], output: Path) -> list[str]:
+    """Options that make a run of a configuration tiny, and let it run on a CPU and offline."""
+    return [
+        f'--config={config}',
+        '--model.model=clay_mae_tiny_patch8',
+        '--model.teacher=null',
+        *(f'--data.{name}={json.dumps(value)}' for name, value in scenes.items() if name != 'root'),
+        f'--data.root={scenes["root"]}',
+        '--data.num_workers=0',
+        '--trainer.accelerator=cpu',
+        '--trainer.devices=1',
+        '--trainer.strategy=auto',
+        '--trainer.max_epochs=1',
+        '--trainer.limit_train_batches=3',
+        '--trainer.limit_val_batches=3',
+        '--trainer.log_every_n_steps=1',
+        '--trainer.enable_progress_bar=false',
+        f'--trainer.default_root_dir={output}',
+        f'--trainer.logger.save_dir={output}',
+    ]
+
+
+def one_step(config: Path, folder: Path) -> list[str]:
+    """Options that leave of a downstream configuration one step of a tiny model, on a CPU and offline."""
+    written = yaml.safe_load(config.read_text())
+    kwargs = written['data']['init_args'].get('datamodule', {}).get('dict_kwargs', {})
+    options = written['model']['init_args']
+    key = 'backbone' if 'backbone' in options else 'model'
+    return [
+        f'--config={config}',
+        f'--model.{key}={options[key].rsplit("_", 2)[0]}_tiny_patch8',
+        '--model.weights=null',
+        *options_of(config.stem, folder / 'data'),
+        *(['--data.datamodule.dict_kwargs.download=false'] if 'download' in kwargs else []),
+        '--trainer.accelerator=cpu',
+        '--trainer.precision=32-true',
+        '--trainer.max_epochs=1',
+        '--trainer.limit_train_batches=1',
+        '--trainer.limit_val_batches=2',
+        '--trainer.num_sanity_val_steps=0',
+        '--trainer.enable_progress_bar=false',
+        '--trainer.enable_model_summary=false',
+        '--trainer.logger=false',  # which would have TorchGeo plot, and some of its test data has fewer classes
+        f'--trainer.default_root_dir={folder}',
+    ]

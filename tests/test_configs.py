@@ -2,7 +2,6 @@
 
 """Every YAML of configs/ runs as a user runs it: by TorchGeo's command, at a size that tests can afford."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,36 +9,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from config_data import DATA, TORCHGEO_DATA, options_of
+from config_data import CONFIGS, DATA, DOWNSTREAM, PRETRAINING, TORCHGEO_DATA, one_step, smaller
 
-CONFIGS = sorted((Path(__file__).parents[1] / 'configs').glob('*.yaml'))
-PRETRAINING = [path for path in CONFIGS if path.stem.startswith('clay_pretrain')]
-# for `torchgeo predict`; run by the tests of their callbacks
-PREDICTION = [path for path in CONFIGS if path.stem in ('clay_detect', 'clay_embed', 'clay_map')]
-DOWNSTREAM = [path for path in CONFIGS if path not in [*PRETRAINING, *PREDICTION]]
 Command = Callable[..., None]
-
-
-def smaller(config: Path, scenes: dict[str, Any], output: Path) -> list[str]:
-    """Options that make a run of a configuration tiny, and let it run on a CPU and offline."""
-    return [
-        f'--config={config}',
-        '--model.model=clay_mae_tiny_patch8',
-        '--model.teacher=null',
-        *(f'--data.{name}={json.dumps(value)}' for name, value in scenes.items() if name != 'root'),
-        f'--data.root={scenes["root"]}',
-        '--data.num_workers=0',
-        '--trainer.accelerator=cpu',
-        '--trainer.devices=1',
-        '--trainer.strategy=auto',
-        '--trainer.max_epochs=1',
-        '--trainer.limit_train_batches=3',
-        '--trainer.limit_val_batches=3',
-        '--trainer.log_every_n_steps=1',
-        '--trainer.enable_progress_bar=false',
-        f'--trainer.default_root_dir={output}',
-        f'--trainer.logger.save_dir={output}',
-    ]
 
 
 def holds(whole: Any, part: Any) -> bool:
@@ -96,31 +68,6 @@ def test_what_is_printed_is_a_configuration(
     with pytest.raises(SystemExit):
         torchgeo_command('fit', f'--config={again}', '--print_config')
     assert yaml.safe_load(capsys.readouterr().out) == printed
-
-
-def one_step(config: Path, folder: Path) -> list[str]:
-    """Options that leave of a downstream configuration one step of a tiny model, on a CPU and offline."""
-    written = yaml.safe_load(config.read_text())
-    kwargs = written['data']['init_args'].get('datamodule', {}).get('dict_kwargs', {})
-    options = written['model']['init_args']
-    key = 'backbone' if 'backbone' in options else 'model'
-    return [
-        f'--config={config}',
-        f'--model.{key}={options[key].rsplit("_", 2)[0]}_tiny_patch8',
-        '--model.weights=null',
-        *options_of(config.stem, folder / 'data'),
-        *(['--data.datamodule.dict_kwargs.download=false'] if 'download' in kwargs else []),
-        '--trainer.accelerator=cpu',
-        '--trainer.precision=32-true',
-        '--trainer.max_epochs=1',
-        '--trainer.limit_train_batches=1',
-        '--trainer.limit_val_batches=2',
-        '--trainer.num_sanity_val_steps=0',
-        '--trainer.enable_progress_bar=false',
-        '--trainer.enable_model_summary=false',
-        '--trainer.logger=false',  # which would have TorchGeo plot, and some of its test data has fewer classes
-        f'--trainer.default_root_dir={folder}',
-    ]
 
 
 # EuroSAT and L8 Biome are of another product than the sensor's statistics, which is said

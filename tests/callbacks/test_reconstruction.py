@@ -9,12 +9,14 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from einops import rearrange
 from lightning.pytorch.loggers import Logger
 from matplotlib.image import imread
 
 from torchgeo_clay.callbacks import ReconstructionPlot
-from torchgeo_clay.callbacks.reconstruction import plot_reconstruction
+from torchgeo_clay.callbacks.reconstruction import _reconstruct, plot_reconstruction
 from torchgeo_clay.datamodules import ClayPretrainDataModule
+from torchgeo_clay.models import clay_mae_tiny_patch8
 from torchgeo_clay.sensors import SENSORS, Sensor
 from torchgeo_clay.tasks import ClayPretraining
 
@@ -32,7 +34,7 @@ class Figures(Logger):
         self.experiment = SimpleNamespace(add_figure=self.add_figure)
 
     def add_figure(self, tag: str, figure: Any, global_step: int, close: bool) -> None:
-        assert len(figure.axes) >= 4
+        assert len(figure.axes) >= 3
         self.added.append((tag, global_step))
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
@@ -65,7 +67,7 @@ def task() -> ClayPretraining:
 def images(figure) -> np.ndarray:
     """The images of a figure: (row, column, H, W, 3)."""
     arrays = [np.asarray(axis.images[0].get_array()) for axis in figure.axes]
-    return np.stack(arrays).reshape(-1, 4, *arrays[0].shape)
+    return np.stack(arrays).reshape(-1, 3, *arrays[0].shape)
 
 
 def example(channels: int, mask=(1, 1, 0, 1)) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -77,12 +79,16 @@ def example(channels: int, mask=(1, 1, 0, 1)) -> tuple[torch.Tensor, torch.Tenso
 def test_columns_are_what_their_titles_say():
     target, made, mask = example(4)
     figure = plot_reconstruction(target, made, mask, NAIP, torch.tensor([1.0, 1000.0]))
-    assert [axis.get_title() for axis in figure.axes[:4]] == [
-        'original', 'seen by the encoder', 'masked patches predicted', 'all patches predicted'
+    assert [axis.get_title() for axis in figure.axes[:3]] == [
+        'original', 'seen by the encoder', 'masked patches predicted'
     ]  # fmt: skip
-    assert [axis.get_ylabel() for axis in figure.axes[::4]] == ['16 m', '16 km']
-    assert 'naip' in figure.get_suptitle()
-    original, seen, filled, whole = np.moveaxis(images(figure), 1, 0)
+    assert [axis.get_ylabel() for axis in figure.axes[::3]] == ['16 m', '16 km']
+    hidden = torch.ones(2, 4, 16, 16, dtype=torch.bool)
+    hidden[..., 8:16, 0:8] = False
+    loss = (made - target).abs()[hidden].mean()
+    assert figure.get_suptitle().startswith(f'naip · loss {loss:.3f}')
+    original, seen, filled = np.moveaxis(images(figure), 1, 0)
+    whole = images(plot_reconstruction(target, made, torch.ones(2, 4), NAIP, torch.ones(2)))[:, 2]
     visible = (slice(None), slice(8, 16), slice(0, 8))  # the third of four patches
     np.testing.assert_array_equal(seen[visible], original[visible])
     np.testing.assert_array_equal(filled[visible], original[visible])
@@ -153,7 +159,42 @@ def test_one_picture_per_sensor_in_the_epochs_asked_for(tiny_scenes, tmp_path):
     assert sorted(logger.added) == sorted((f'reconstruction/{name}', step) for name in names for step in (2, 4, 5))
     for name in written:
         height, width, _ = imread(tmp_path / 'pictures' / name).shape
-        assert (height, width) == (660, 1280)  # two rows of four
+        assert (height, width) == (690, 960)  # two rows of three
+
+
+def test_title_names_epoch_and_loss(tiny_scenes, tmp_path, monkeypatch):
+    titles = []
+    write = ReconstructionPlot._write
+    monkeypatch.setattr(
+        ReconstructionPlot, '_write', lambda *args: (titles.append(args[2].get_suptitle()), write(*args))[1]
+    )
+    trainer(tmp_path, ReconstructionPlot(), max_epochs=2).fit(task(), datamodule=ClayPretrainDataModule(**tiny_scenes))
+    assert [title.partition(' · loss 0.')[0] for title in titles] == [
+        f'{name} · epoch {epoch}' for epoch in (1, 2) for name in ('modis', 'naip', 'sentinel-1-rtc')
+    ]
+
+
+def test_normalized_patches_are_shown_in_the_units_of_the_image():
+    model = clay_mae_tiny_patch8(norm_pix_loss=True)
+    image = 5 + torch.rand(1, 4, 32, 32)
+    batch = {
+        'image': image, 'wavelength': torch.tensor([NAIP.wavelengths]), 'res': torch.ones(1), 'sensor': 'naip'
+    }  # fmt: skip
+    _, pixels, mask = _reconstruct(model, batch)
+    assert mask.sum() == 12
+    patches, predicted = (rearrange(x, 'b c (h p) (w q) -> b (h w) (c p q)', p=8, q=8) for x in (image, pixels))
+    noise = torch.rand(1, 16, generator=torch.Generator().manual_seed(0))
+    raw = model.reconstruct(image, NAIP.wavelengths, 1.0, noise=noise)
+    expected = rearrange(raw, 'b c (h p) (w q) -> b (h w) (c p q)', p=8, q=8)
+    expected = expected * patches.std(-1, keepdim=True) + patches.mean(-1, keepdim=True)
+    torch.testing.assert_close(predicted, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_picture_that_cannot_be_written_ends_no_training(tiny_scenes, tmp_path):
+    (tmp_path / 'file').touch()
+    plot = ReconstructionPlot(dirpath=tmp_path / 'file' / 'pictures')
+    with pytest.warns(UserWarning, match=r'epoch0000.png: the picture could not be written'):
+        trainer(tmp_path, plot, max_epochs=1).fit(task(), datamodule=ClayPretrainDataModule(**tiny_scenes))
 
 
 def test_validate_writes_without_an_epoch_beside_the_log(tiny_scenes, tmp_path):

@@ -74,6 +74,7 @@ class Run:
     ranks: int
     arguments: list[str]
     of_rank: dict[str, list[str]] = field(default_factory=dict)  # more arguments of some
+    command: str = 'fit'
 
     def told(self, rank: int) -> str:
         """What a rank printed."""
@@ -130,7 +131,7 @@ def become_rank(run: Run, rank: int, port: int) -> None:
     os.chdir(run.folder)
     strategy = 'ddp' if run.ranks > 1 else 'auto'
     options = [f'--trainer.devices={run.ranks}', f'--trainer.strategy={strategy}', '--trainer.accelerator=cpu']
-    sys.argv = ['torchgeo', 'fit', *run.arguments, *options, *run.of_rank.get(str(rank), [])]
+    sys.argv = ['torchgeo', run.command, *run.arguments, *options, *run.of_rank.get(str(rank), [])]
     code = 1
     try:
         main()

@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from einops import rearrange, repeat
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
 from torchgeo_clay.conditioning import Conditioning, batch_sensor
-from torchgeo_clay.models.mae import Masking
+from torchgeo_clay.models.clay import patchify, unpatchify
+from torchgeo_clay.models.mae import ClayMAE, Masking
 from torchgeo_clay.models.teacher import teacher_rgb
 from torchgeo_clay.sensors import Sensor
 
@@ -64,50 +66,49 @@ def _to_rgb(image: Tensor, sensor: Sensor) -> Tensor:
 
 
 def plot_reconstruction(
-    target: Tensor, reconstruction: Tensor, mask: Tensor, sensor: Sensor, gsd: Tensor, name: str | None = None
+    target: Tensor, reconstruction: Tensor, mask: Tensor, sensor: Sensor, gsd: Tensor, title: str | None = None
 ) -> Figure:
     """Plot original, masked and reconstructed images side by side.
 
     Args:
-        target: (B, C, H, W) normalized.
-        reconstruction: (B, C, H, W) normalized, all patches predicted.
+        target: (B, C, H, W) normalized, NaN where there is no data.
+        reconstruction: (B, C, H, W) normalized; only its masked patches are shown, as no loss trains the others.
         mask: (B, L), 1 where a patch was masked.
         sensor: with these bands. Without rgb bands the first band is shown in gray.
         gsd: (B,) meters per pixel.
-        name: what the title calls the scenes; None for the sensor's name, which several folders may share.
+        title: first part of the title; None for the sensor's name.
 
     Returns:
-        A figure with one row per sample: original, what the encoder saw, visible patches with the masked ones as
-        predicted, and all as predicted.
+        A figure with one row per sample: original, what the encoder saw, and that with the masked patches as predicted.
     """
     target, reconstruction, mask = (t.detach().float().cpu() for t in (target, reconstruction, mask))
     hidden = _mask_pixels(mask, *target.shape[-2:])
+    error = (reconstruction - target).abs()[hidden.expand_as(target)].nanmean()
     columns = {
         'original': target,
         'seen by the encoder': torch.where(hidden, torch.nan, target),
         'masked patches predicted': torch.where(hidden, reconstruction, target),
-        'all patches predicted': reconstruction,
     }
     shown = [_to_rgb(image, sensor) for image in columns.values()]
-    figure = Figure(figsize=(3.2 * len(columns), 3.3 * len(target)), layout='constrained')
+    figure = Figure(figsize=(3.2 * len(columns), 3.3 * len(target) + 0.3), layout='constrained')
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(target), len(columns), squeeze=False)
     for i, row in enumerate(axes):
-        for axis, title, image in zip(row, columns, _stretch([t[i] for t in shown]), strict=True):
+        for axis, heading, image in zip(row, columns, _stretch([t[i] for t in shown]), strict=True):
             axis.imshow(image)
             axis.set_xticks([])
             axis.set_yticks([])
             if i == 0:
-                axis.set_title(title)
+                axis.set_title(heading)
         size = target.shape[-1] * float(gsd[i])
         row[0].set_ylabel(f'{size:,.0f} m' if size < 10_000 else f'{size / 1000:,.0f} km')
     bands = ', '.join(sensor.rgb) if sensor.rgb else 'VV, VH, mean' if _is_radar(sensor) else sensor.band_names[0]
-    figure.suptitle(f'{name or sensor.name} ({bands}; stretched by the original)')
+    figure.suptitle(f'{title or sensor.name} · loss {error:.3f}\n{bands}; stretched by the original', fontsize='medium')
     return figure
 
 
 class ReconstructionPlot(Callback):
-    """Writes original, masked and reconstructed images of each sensor, as PNG and to the logger.
+    """Write original, masked and reconstructed images of each sensor, as PNG and to the logger.
 
     The images are the first of each sensor's validation, with the fixed masks they have there.
     """
@@ -135,8 +136,9 @@ class ReconstructionPlot(Callback):
         self._done: set[str] = set()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget which sensors were plotted."""
+        """Forget which sensors were plotted, and find the folder: a collective, which every rank must call."""
         self._done.clear()
+        self._folder = Path(self.dirpath or Path(trainer.log_dir or trainer.default_root_dir) / 'reconstructions')
 
     def _due(self, trainer: Trainer) -> bool:
         """Return True if this validation is plotted."""
@@ -161,24 +163,44 @@ class ReconstructionPlot(Callback):
         if name in self._done or not self._due(trainer):
             return
         self._done.add(name)
-        n = slice(self.num_images)
-        some = {k: v[n] if isinstance(v, Tensor) else v for k, v in batch.items()}
-        task = cast('ClayPretraining', pl_module)
-        conditioning = Conditioning.from_batch(some)
-        model = task.model
-        with torch.no_grad():
-            pixels = model.reconstruct(some['image'], **conditioning.arguments, noise=some['noise'])
-        mask = Masking.from_noise(some['noise'], model.mask_ratio).mask
-        target = torch.where(some['valid'], some['target'], torch.nan)
-        figure = plot_reconstruction(target, pixels, mask, batch_sensor(batch), some['res'], name)
-        self._write(trainer, figure, name)
+        images = {k: v[: self.num_images] if isinstance(v, Tensor) else v for k, v in batch.items()}
+        target, pixels, mask = _reconstruct(cast('ClayPretraining', pl_module).model, images)
+        when = f' · epoch {trainer.current_epoch + 1}' if trainer.state.fn == 'fit' else ''
+        self._write(
+            trainer, plot_reconstruction(target, pixels, mask, batch_sensor(batch), images['res'], name + when), name
+        )
 
     def _write(self, trainer: Trainer, figure: Figure, name: str) -> None:
-        """Write a figure to a PNG and to the loggers that take figures."""
-        folder = Path(self.dirpath or Path(trainer.log_dir or trainer.default_root_dir) / 'reconstructions')
-        folder.mkdir(parents=True, exist_ok=True)
-        figure.savefig(folder / f'{name}-epoch{trainer.current_epoch:04d}.png', dpi=100)
+        """Write a figure to a PNG and to the loggers that take figures; a failure ends no training."""
+        path = self._folder / f'{name}-epoch{trainer.current_epoch:04d}.png'
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, dpi=100)
+        except OSError as error:
+            rank_zero_warn(f'{path}: the picture could not be written ({error}). Free some space, or set dirpath.')
         for logger in trainer.loggers:
             add_figure = getattr(getattr(logger, 'experiment', None), 'add_figure', None)
             if add_figure is not None:
                 add_figure(f'reconstruction/{name}', figure, global_step=trainer.global_step, close=False)
+
+
+def _reconstruct(model: ClayMAE, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return target with NaN for nodata, reconstruction, both (B, C, H, W) normalized, and mask (B, L).
+
+    Batches of :class:`~torchgeo_clay.datamodules.SensorDataModule` have no mask noise; a fixed one is used.
+    """
+    image = batch['image']
+    target, p = batch.get('target', image), model.encoder.patch_embed.patch_size[0]
+    noise = batch.get('noise')
+    if noise is None:
+        patches = image.shape[-2] * image.shape[-1] // p**2
+        noise = torch.rand(len(image), patches, generator=torch.Generator().manual_seed(0)).to(image)
+    with torch.no_grad():
+        pixels = model.reconstruct(image, **Conditioning.from_batch(batch).arguments, noise=noise)
+    if model.norm_pix_loss:  # predicted in units of each patch
+        true = patchify(target, p)
+        scaled = patchify(pixels, p) * (true.var(-1, keepdim=True) + 1e-6).sqrt() + true.mean(-1, keepdim=True)
+        pixels = unpatchify(scaled, image.shape[-2] // p, image.shape[-1] // p, p)
+    if 'valid' in batch:
+        target = torch.where(batch['valid'], target, torch.nan)
+    return target, pixels, Masking.from_noise(noise, model.mask_ratio).mask

@@ -226,7 +226,7 @@ def weights_position(path: str | os.PathLike[str]) -> Position:
         CheckpointError: see :func:`load_encoder`.
     """
     archive = Archive(path)
-    return 'graded' if _find_encoder(archive)[0] + GRADED in archive.shapes else 'release'
+    return 'graded' if archive.encoder[0] + GRADED in archive.shapes else 'release'
 
 
 def holds_teacher(path: str | os.PathLike[str]) -> bool:

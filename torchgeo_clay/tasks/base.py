@@ -98,7 +98,7 @@ class ClayTask(BaseTask):
         Args:
             weights: of the encoder: True for the release's, a member of ``ClayLarge8_Weights`` or its name, the path of
                 a released checkpoint, of one of our pretraining or of an encoder, or None for random ones.
-            position: kind of position code, ``release`` or ``graded``; None for that of the weights, else the release's.
+            position: code of position, ``release`` or ``graded``; None for that of the weights, else the release's.
             freeze_backbone: freeze the encoder; it stays in eval mode. All other layers are trained.
             trainable_blocks: train only this number of the encoder's last blocks, and the norm after them.
             lora: freeze the encoder and train adapters of this rank in its attention, or with these arguments of
@@ -178,7 +178,7 @@ class ClayTask(BaseTask):
         if name not in builders.ENCODERS:
             raise ValueError(f'{self.encoder_key}: expected one of {", ".join(builders.ENCODERS)}, got {name!r}.')
         self.model = self.build()
-        self.hparams['position'] = self.clay.position  # a checkpoint has to say it, as it does not hold the weights' name
+        self.hparams['position'] = self.clay.position  # for checkpoints, which name no weights
         if hparams['lora']:
             add_lora(self.clay, hparams['lora'])
         elif hparams['freeze_backbone'] or hparams['trainable_blocks']:

@@ -183,7 +183,7 @@ class ClayPretraining(TeacherTask):
         hparams = self.hparams
         options = {**(hparams['model_options'] or {}), **_teacher_options(hparams), 'position': hparams['position']}
         self.model = getattr(torchgeo_clay.models, hparams['model'])(weights=self.weights, **options)
-        hparams['position'] = self.model.encoder.position  # a checkpoint has to say it
+        hparams['position'] = self.model.encoder.position  # for checkpoints, which name no weights
         self.model.encoder.set_grad_checkpointing(hparams['grad_checkpointing'])
         if hparams['compile']:
             self.model.compile()
