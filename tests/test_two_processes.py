@@ -55,8 +55,12 @@ def done(tiny_scenes: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) 
         if not lacks_data(config):
             folder = root / config.stem
             folder.mkdir()
-            options = smaller(config, tiny_scenes, folder) if config in PRETRAINING else one_step(config, folder)
-            fits[config.stem] = options
+            if config in PRETRAINING:
+                fits[config.stem] = smaller(config, tiny_scenes, folder)
+            else:  # of some data there are two samples, one for each process
+                options = one_step(config, folder)
+                inner = any(option.startswith('--data.datamodule.batch_size') for option in options)
+                fits[config.stem] = [*options, f'--data.{"datamodule." if inner else ""}batch_size=1']
     runs = {name: Run(str(root / name), 2, options) for name, options in fits.items()}
     codes = start([*runs.values()])
     (scene, *_) = sorted(Path(tiny_scenes['root']).rglob('naip/*.tif'))
