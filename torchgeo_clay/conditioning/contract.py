@@ -274,14 +274,10 @@ def batch_conditioning(
 
 
 def batch_sensor(batch: Mapping[str, Any]) -> Sensor:
-    """Return the sensor of a batch, with the bands that its channels are.
-
-    Args:
-        batch: ``image`` (B, C, H, W), and ``selection``, the sensor with these bands, or ``sensor``, the name of a
-            sensor whose bands are all there.
+    """Return the sensor of a batch with the bands of its channels: ``selection``, or all of ``sensor``, by name.
 
     Raises:
-        ValueError: for a name that is unknown, or a number of channels that is not that of the bands.
+        ValueError: for an unknown name, or another number of channels than of bands.
     """
     channels = batch['image'].shape[-3]
     sensor: Sensor = batch['selection'] if 'selection' in batch else get_sensor(batch['sensor'])

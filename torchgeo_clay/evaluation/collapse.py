@@ -76,13 +76,7 @@ def effective_rank(embeddings: Embeddings, *, center: bool = False) -> float:
 
 
 def collapse_figures(embeddings: Embeddings) -> CollapseFigures:
-    """Measure whether embeddings of different chips differ.
-
-    Args:
-        embeddings: (N, D) with N of 2 or more, see :func:`torchgeo_clay.evaluation.as_embeddings`.
-
-    Returns:
-        The figures, each of which names its source.
+    """Measure whether embeddings (N, D) of different chips differ; N is 2 or more.
 
     Raises:
         ValueError: for anything but a table of finite numbers, or a single row.

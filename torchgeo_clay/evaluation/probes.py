@@ -130,13 +130,9 @@ def logistic_probe(
 ) -> ProbeResult:
     """Predict each row's class by a logistic regression on standardized embeddings.
 
-    As Alain & Bengio 2017, https://arxiv.org/abs/1610.01644.
+    As Alain & Bengio 2017, https://arxiv.org/abs/1610.01644. Tables and classes, two or more, as :func:`knn_probe`.
 
     Args:
-        train: (N, D), as :func:`knn_probe`.
-        train_labels: (N,) two classes or more.
-        test: (M, D).
-        test_labels: (M,) classes.
         strength: of the penalty on the coefficients.
         max_iter: iterations of the solver, which warns if it does not converge.
 

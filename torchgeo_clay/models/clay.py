@@ -418,20 +418,18 @@ class ClayTrunk(VisionTransformer):
 
 
 class _Scope:
-    """Set a patch embedding's conditioning inside a ``with`` block; a class, as torch.compile traces it."""
+    """Set a module's conditioning inside a ``with`` block; a class, as torch.compile traces it."""
 
-    def __init__(self, patch_embed: WavelengthPatchEmbed, conditioning: Conditioning | None) -> None:
-        self.patch_embed = patch_embed
-        self.inner = conditioning
+    def __init__(self, module: WavelengthPatchEmbed | FoldedClay, conditioning: Conditioning | None) -> None:
+        self.module, self.inner = module, conditioning
 
     def __enter__(self) -> None:
-        self.outer = self.patch_embed.conditioning
-        self.patch_embed.conditioning = self.inner
+        self.outer, self.module.conditioning = self.module.conditioning, self.inner
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.patch_embed.conditioning = self.outer
+        self.module.conditioning = self.outer
 
 
 #: Arguments of timm's vision transformer that Clay cannot honor, and why.
@@ -617,18 +615,11 @@ class Clay(ClayTrunk):
         return match_images(x, wavelengths, gsd, time, latlon, self.patch_embed.conditioning)
 
     def fold(self, sensor: str | os.PathLike[str] | Sensor, bands: Sequence[str] | None = None) -> FoldedClay:
-        """Make the kernels of one sensor once and put an ordinary convolution in their place.
+        """Copy the encoder for one sensor, in eval mode, with an ordinary convolution made from its kernels of now.
 
         Args:
             sensor: the sensor whose images it will take.
             bands: its bands that make the channels, in order; None for all.
-
-        Returns:
-            A plain vision transformer with equal outputs and weights of its own, in eval mode, which ``torch.export``
-            takes.
-
-        Raises:
-            ValueError: for an unknown sensor or band.
         """
         return deepcopy(FoldedClay(self, get_sensor(sensor).select(bands))).eval()
 
@@ -712,11 +703,8 @@ class FoldedClay(ClayTrunk):
         **kwargs: Any,
     ) -> Any:
         """Compute features of several blocks, as timm's method of that name. Arguments as :meth:`forward`."""
-        self.conditioning = self._match(x, gsd, time, latlon)
-        try:
+        with _Scope(self, self._match(x, gsd, time, latlon)):
             return super().forward_intermediates(x, *args, **kwargs)
-        finally:
-            self.conditioning = None
 
     def _match(self, x: Tensor, gsd: float | Tensor, time: Tensor | None, latlon: Tensor | None) -> Conditioning:
         """Match the metadata with the images, which must be of whole patches unless they are padded."""

@@ -23,15 +23,13 @@ _TARGETS = r'blocks\.\d+\.attn\.(qkv|proj)'
 
 
 def freeze_encoder(model: Clay, trainable_blocks: int = 0) -> Clay:
-    """Freeze an encoder, except its last blocks and the norm after them.
+    """Freeze an encoder in place, except its last blocks and the norm after them, and return it.
+
+    Its head or attention pooling is not changed, nor is a final norm that is frozen already (no map uses it).
 
     Args:
-        model: the encoder, changed in place. Its head or attention pooling is not changed, nor is a final norm that
-            is frozen already (of an encoder of which only the blocks are used).
+        model: the encoder.
         trainable_blocks: number of the last blocks that stay trainable; 0 for none.
-
-    Returns:
-        The model.
 
     Raises:
         ValueError: for more blocks than the encoder has.
@@ -87,15 +85,12 @@ def _lora_config(peft: Any, lora: int | Mapping[str, Any]) -> Any:
 
 
 def add_lora(model: Clay, lora: int | Mapping[str, Any]) -> Clay:
-    """Freeze an encoder and add adapters, initially zero, to its attention's ``qkv`` and ``proj``.
+    """Freeze an encoder in place, except its head, add adapters, initially zero, to its attention, and return it.
 
     Args:
-        model: the encoder, its weights loaded; changed in place. Its head, if it has one, stays trainable.
+        model: the encoder, its weights loaded.
         lora: the rank r, or arguments of :class:`peft.LoraConfig` such as ``{'r': 16, 'lora_dropout': 0.1}``.
             ``lora_alpha`` is 2r unless given.
-
-    Returns:
-        The model.
 
     Raises:
         ValueError: without peft, for a rank below 1, or for arguments unknown to peft.

@@ -517,7 +517,7 @@ def resolve_weights(weights: WeightsLike, model: str, cache_dir: str | Path | No
         weights = members.get(name, weights)
     if isinstance(weights, str | os.PathLike):
         return Path(weights)
-    released = ClayLarge8_Weights.CLAY_V1_5 if weights is True else weights
+    released: Any = ClayLarge8_Weights.CLAY_V1_5 if weights is True else weights
     if released.meta['model'] != model:
         raise CheckpointError(
             f'There are no released weights of {model}: of Clay v1.5 only the large model is released '
