@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from torchgeo_clay.datamodules.arguments import check_at_least
+from torchgeo_clay.datamodules.common import check_at_least
 from torchgeo_clay.evaluation import collapse_figures, knn_probe
 from torchgeo_clay.inference.embedding import embed_labeled
 from torchgeo_clay.models import Clay

@@ -12,7 +12,7 @@ import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
-from torchgeo_clay.datamodules.arguments import check_share
+from torchgeo_clay.datamodules.common import check_share
 from torchgeo_clay.datamodules.scenes import SceneLoader
 from torchgeo_clay.inference.embedding import EmbeddingTable
 from torchgeo_clay.inference.maps import MapStyle

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Subset
 from torchgeo.datamodules import NonGeoDataModule
 
-from torchgeo_clay.datamodules.arguments import check_share
+from torchgeo_clay.datamodules.common import check_share
 from torchgeo_clay.datasets.biomassters import BioMasstersMonths
 
 __all__ = ('BioMasstersDataModule',)

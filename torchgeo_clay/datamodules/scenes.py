@@ -22,8 +22,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from torchgeo_clay.conditioning import check_batch
-from torchgeo_clay.datamodules.arguments import check_at_least, check_precision
-from torchgeo_clay.datamodules.transfer import MetadataDataModule
+from torchgeo_clay.datamodules.common import MetadataDataModule, check_at_least, check_precision
 from torchgeo_clay.datasets import Scene, SceneError, SensorRaster, scan_scene
 from torchgeo_clay.datasets.raster.dataset import PATCH, Windows, check_windows, windows
 from torchgeo_clay.datasets.raster.files import list_rasters

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import Dataset
 
-from torchgeo_clay.datamodules.arguments import check_at_least, check_patch_size, check_precision, check_share
+from torchgeo_clay.datamodules.common import check_at_least, check_patch_size, check_precision, check_share
 from torchgeo_clay.datamodules.pretrain.dataset import FLIP, HIDE_METADATA
 from torchgeo_clay.datamodules.pretrain.loader import PlannedLoader, ResumableDataModule, ResumableLoader
 from torchgeo_clay.datamodules.pretrain.plan import PatchKey, rng_of

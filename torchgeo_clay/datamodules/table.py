@@ -14,8 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 from torch.utils.data import DataLoader, Subset, default_collate
 
-from torchgeo_clay.datamodules.arguments import check_at_least, check_precision, check_share
-from torchgeo_clay.datamodules.transfer import MetadataDataModule
+from torchgeo_clay.datamodules.common import MetadataDataModule, check_at_least, check_precision, check_share
 from torchgeo_clay.datamodules.wrapped.datamodule import SensorCollate
 from torchgeo_clay.datasets.table import ChipTable
 from torchgeo_clay.sensors import Sensor

@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from torchgeo_clay.datamodules.arguments import check_at_least, check_patch_size, check_precision, check_share
+from torchgeo_clay.datamodules.common import check_at_least, check_patch_size, check_precision, check_share
 from torchgeo_clay.datamodules.pretrain.dataset import PretrainDataset
 from torchgeo_clay.datamodules.pretrain.loader import PlannedLoader, ResumableDataModule, ResumableLoader
 from torchgeo_clay.datamodules.pretrain.plan import Shares, describe_plan

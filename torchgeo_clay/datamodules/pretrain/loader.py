@@ -16,9 +16,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from torchgeo_clay.datamodules.common import MetadataDataModule
 from torchgeo_clay.datamodules.pretrain.dataset import collate
 from torchgeo_clay.datamodules.pretrain.plan import EpochPlan, PatchKey, Shares, plan_epoch, plan_evaluation, rank_part
-from torchgeo_clay.datamodules.transfer import MetadataDataModule
 
 __all__ = ('PlannedLoader', 'ResumableDataModule', 'ResumableLoader')
 

@@ -24,8 +24,7 @@ from torchgeo.datamodules.utils import collate_fn_detection
 from torchgeo.datasets import RGBBandsMissingError, stack_samples
 
 from torchgeo_clay.conditioning import check_batch
-from torchgeo_clay.datamodules.arguments import check_precision
-from torchgeo_clay.datamodules.transfer import split_batch
+from torchgeo_clay.datamodules.common import check_precision, split_batch
 from torchgeo_clay.datasets.wrapped.channels import OWN, own_sensor
 from torchgeo_clay.datasets.wrapped.dataset import SensorDataset
 from torchgeo_clay.datasets.wrapped.resampling import (

@@ -18,7 +18,7 @@ from torchgeo.datasets import NonGeoDataset
 
 from torchgeo_clay.conditioning import Conditioning
 from torchgeo_clay.datamodules import ClayPretrainDataModule, SceneDataModule, SensorDataModule
-from torchgeo_clay.datamodules.transfer import split_batch
+from torchgeo_clay.datamodules.common import split_batch
 from torchgeo_clay.inference.output import transferred
 from torchgeo_clay.tasks import ClayClassification, ClayEmbedding, ClayPretraining
 
