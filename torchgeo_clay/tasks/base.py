@@ -328,6 +328,10 @@ class ClayTask(BaseTask):
         """Run TorchGeo's prediction step, conditioned on the batch."""
         return self._step('predict_step', batch, batch_idx, *args)
 
+    def log(self, name: str, value: Any, **kwargs: Any) -> None:
+        """Log a value; in validation and test the mean over processes, where TorchGeo's steps log one process's."""
+        super().log(name, value, **{'sync_dist': not self.training, **kwargs})
+
     # files ------------------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
