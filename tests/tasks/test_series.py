@@ -135,6 +135,21 @@ def test_one_date_is_that_date() -> None:
     torch.testing.assert_close(predicted(series, one), predicted(single, image_batch))
 
 
+@pytest.mark.parametrize('name', ['classification', 'multilabel', 'regression', 'segmentation'])
+def test_a_batch_of_one_sample_is_trained(name: str) -> None:
+    """As the last of an epoch may be; the attention's batch norm has no variance then."""
+    make, data = TASKS[name]
+    task = make('ltae').train()
+    batch = {key: value[:1] for key, value in data.batch().items()}
+    loss = loss_of(task, batch)
+    loss.backward()
+    assert torch.isfinite(loss)
+    norms = [m for m in task.modules() if isinstance(m, torch.nn.BatchNorm1d)]
+    assert norms
+    loss_of(task, data.batch())
+    assert all(norm.training for norm in norms)
+
+
 @pytest.mark.parametrize(
     'options', [{'freeze_backbone': True}, {'trainable_blocks': 1}, {'layer_decay': 0.75}], ids=str
 )

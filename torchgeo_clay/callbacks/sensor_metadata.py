@@ -114,7 +114,7 @@ class SensorMetadata(Callback):
         self.gsd = gsd
         self._scopes = ExitStack()
         self._said: set[str] = set()
-        self._normalizations: set[nn.Module] = set()
+        self._normalizations: set[Any] = set()  # kornia's Normalize, by identity
         self._watched = ExitStack()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -57,6 +57,9 @@ class DateAttention(LTAE):
             real = x.new_ones(x.shape[:2], dtype=torch.bool)
         x = self.pos_encoder(self.inlayernorm(x))
         attended, _ = self.attention(x, x, x, key_padding_mask=~real, need_weights=False)
+        for norm in self.mlp:
+            if isinstance(norm, nn.BatchNorm1d):  # of a batch of one, as at the end of an epoch, there is no variance
+                norm.train(self.training and len(x) > 1)
         return self.outlayernorm(self.dropout(self.mlp(aggregate_dates(attended, real, 'mean'))))
 
 

@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from pyproj import Transformer
 from rasterio.transform import from_origin
 from torchgeo.datamodules import (
+    AgriFieldNetDataModule,
     CopernicusBenchBiomassS3DataModule,
     FieldsOfTheWorldDataModule,
     GeoDataModule,
@@ -290,6 +291,27 @@ def test_queries_of_geospatial_series(tmp_path: Path) -> None:
     assert torch.equal(crops['image'][:, 0], crops['image'][:, 1])  # the same crop of every date
     assert crops['res'].tolist() == pytest.approx([10 * 0.5**0.5] * 2, rel=0.15)
     assert not torch.equal(crops['image'], batch['image'])
+
+
+@pytest.mark.filterwarnings('ignore:__array__ implementation', 'ignore:.*inplace keyword')  # of TorchGeo
+def test_agrifieldnet_as_a_series(torchgeo_data: Path) -> None:
+    """Every file of a query is a date, of which the files do not say when it was; the plot says which it shows."""
+    options: dict[str, Any] = {'patch_size': 16, 'paths': torchgeo_data / 'agrifieldnet', 'time_series': True}
+    data = SensorDataModule(AgriFieldNetDataModule(2, **options), 'sentinel-2-l2a')
+    with pytest.warns(UserWarning, match='Is it a picture of 8 bits'):
+        batch = batch_of(data)
+    dates = len(list((torchgeo_data / 'agrifieldnet/source').iterdir()))
+    assert batch['image'].shape == (2, dates, 10, 16, 16)
+    assert batch['time'].isnan().all()
+    sensor, dataset = get_sensor('sentinel-2-l2a'), data.datamodule.val_dataset
+    query = next(iter(data.datamodule.val_sampler))
+    used = [i for i, band in enumerate(dataset.image.all_bands) if band not in ('B01', 'B09')]
+    inner = dataset[query]['image'][:, used]
+    torch.testing.assert_close(batch['image'][0], sensor.normalize(inner.float()), atol=1e-4, rtol=0)
+    sample = {key: value[0] for key, value in batch.items() if key in ('image', 'mask')}
+    figure = data.plot(sample)
+    assert figure is not None
+    assert [text.get_text() for text in figure.texts] == [f'date 1 of {dates}']
 
 
 class Chips(torch.utils.data.Dataset):

@@ -443,7 +443,9 @@ class SensorDataModule(BaseDataModule):
         }
         try:
             figure = self.datamodule.plot(sample, *args[1:], **kwargs) if hasattr(self.datamodule, 'plot') else None
-            return figure or self._current.plot(args[0], *args[1:], **kwargs)
+            if figure is None:
+                return self._current.plot(args[0], *args[1:], **kwargs)
+            return self._current.name_dates(figure, args[0])
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # a picture ends no training
             if isinstance(error, RGBBandsMissingError):
                 raise

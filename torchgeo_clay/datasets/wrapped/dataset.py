@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchgeo.datasets import GeoDataset
+from torchgeo.datasets import PASTIS, GeoDataset
 
 from torchgeo_clay.conditioning import check_gsd
 from torchgeo_clay.datasets.upstream import Sample
@@ -285,4 +285,13 @@ class SensorDataset(Dataset[Sample]):
 
     def plot(self, sample: Sample, *args: Any, **kwargs: Any) -> Figure:
         """Plot a sample with the wrapped dataset's own ``plot``."""
-        return leaf_of(self.dataset)[0].plot(self.original(sample), *args, **kwargs)
+        return self.name_dates(leaf_of(self.dataset)[0].plot(self.original(sample), *args, **kwargs), sample)
+
+    def name_dates(self, figure: Figure, sample: Sample) -> Figure:
+        """Write below a plot which dates of a series it shows, where the dataset's own ``plot`` does not show all."""
+        leaf, image = leaf_of(self.dataset)[0], sample['image']
+        shown = 1 if isinstance(leaf, GeoDataset) else 2 if isinstance(leaf, PASTIS) else len(image)
+        if image.ndim == 4 and self.stacked <= 1 and len(image) > shown:
+            dates = 'date 1' if shown == 1 else 'dates 1 and 2'
+            figure.text(0.5, 0.01, f'{dates} of {len(image)}', ha='center')
+        return figure
