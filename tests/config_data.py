@@ -53,7 +53,7 @@ def write_l8biome(root: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
             profile = {**size, **where, 'count': len(pixels), 'dtype': pixels.dtype.name}
             with rasterio.open(root / name / file, 'w', **profile) as target:
                 target.write(pixels)
-    return {'batch_size': 2, 'patch_size': 16, 'length': 2}, {'paths': str(root)}
+    return {'batch_size': 2, 'patch_size': 16, 'length': 4}, {'paths': str(root)}
 
 
 #: Dates of the patches that :func:`write_pastis` writes, as PASTIS' table has them; their number varies.

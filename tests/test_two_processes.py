@@ -19,6 +19,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('ranks')]
 #: Configuration of a prediction → the one whose checkpoint it takes.
 TRAINED = {'clay_map': 'clay_synthetic_segmentation', 'clay_detect': 'clay_synthetic_detection'}
 
+#: Configurations whose test data are two samples, one for each process.
+TWO_SAMPLES = (
+    'clay_eurosat_full', 'clay_eurosat_lora', 'clay_eurosat_probe', 'clay_hyspecnet', 'clay_landcoverai', 'clay_levircd'
+)  # fmt: skip
+
+
+#: TorchGeo unpacks the archive of its test data in each process, one of which then reads half a file of the other.
+UNPACKED_TWICE = 'clay_chesapeake'
+
 
 def lacks_data(config: Path) -> bool:
     """Whether a configuration needs data that are not in the repository."""
@@ -52,15 +61,13 @@ def done(tiny_scenes: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) 
     root = tmp_path_factory.mktemp('two')
     fits: dict[str, list[str]] = {}
     for config in [*PRETRAINING, *DOWNSTREAM]:
-        if not lacks_data(config):
+        if not lacks_data(config) and config.stem != UNPACKED_TWICE:
             folder = root / config.stem
             folder.mkdir()
-            if config in PRETRAINING:
-                fits[config.stem] = smaller(config, tiny_scenes, folder)
-            else:  # of some data there are two samples, one for each process
-                options = one_step(config, folder)
-                inner = any(option.startswith('--data.datamodule.batch_size') for option in options)
-                fits[config.stem] = [*options, f'--data.{"datamodule." if inner else ""}batch_size=1']
+            options = smaller(config, tiny_scenes, folder) if config in PRETRAINING else one_step(config, folder)
+            fits[config.stem] = options
+            if config.stem in TWO_SAMPLES:
+                fits[config.stem].append('--data.datamodule.batch_size=1')
     runs = {name: Run(str(root / name), 2, options) for name, options in fits.items()}
     codes = start([*runs.values()])
     (scene, *_) = sorted(Path(tiny_scenes['root']).rglob('naip/*.tif'))
@@ -76,6 +83,8 @@ def done(tiny_scenes: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) 
 def test_fit(config: Path, done: Runs) -> None:
     if lacks_data(config):
         pytest.skip("needs TorchGeo's test data in ../shared/data/torchgeo")
+    if config.stem == UNPACKED_TWICE:
+        pytest.skip('TorchGeo unpacks its test data in both processes at once')
     run = done.runs[config.stem]
     assert done.codes[config.stem] == [0, 0], run.told(0) + run.told(1)
     (last,) = Path(run.folder).rglob('last.ckpt')

@@ -75,9 +75,8 @@ def _seed() -> None:
 
 
 def same_weights(stock: LightningModule, task: LightningModule) -> None:
-    """Give TorchGeo's task the weights of ours, which keeps the encoder's last norm where no map is made of it."""
-    state = {k: v for k, v in task.model.state_dict().items() if not k.startswith('encoder.model.model.norm.')}
-    stock.model.load_state_dict(state)
+    """Give TorchGeo's task the weights of ours."""
+    stock.model.load_state_dict(task.model.state_dict())
     for block in getattr(getattr(stock.model, 'decoder', None), 'blocks', ()):
         block.interpolation_mode = 'bilinear'
 

@@ -378,8 +378,8 @@ class ClayNorm(LayerNorm):
         super().__init__(*args, **{'eps': 1e-5} | kwargs)
 
 
-def wrong_position(graded: bool, expected: Position) -> str:
-    """Describe weights that were trained with another position code than the model's."""
+def position_problem(graded: bool, expected: Position) -> str:
+    """Say that weights were trained with another position code than the model's."""
     got = 'graded' if graded else 'release'
     return (
         f'The weights were trained with the position code {got!r}, the model has {expected!r}, with which they mean '
@@ -518,7 +518,7 @@ class Clay(ClayTrunk):
         """Refuse weights that were trained with the other position code."""
         graded = prefix + GRADED in state_dict
         if graded != (self.position == 'graded') and prefix + 'cls_token' in state_dict:
-            raise ValueError(wrong_position(graded, self.position))
+            raise ValueError(position_problem(graded, self.position))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def conditioned_on(self, conditioning: Conditioning | None) -> _Scope:

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.models._api import Weights, WeightsEnum
 
-from torchgeo_clay.models.clay import GRADED, Clay, Position, wrong_position
+from torchgeo_clay.models.clay import GRADED, Clay, Position, position_problem
 from torchgeo_clay.models.mae import ClayMAE
 
 __all__ = (
@@ -294,7 +294,8 @@ def _size_hint(archive: Archive) -> str:
 def _gather(archive: Archive, module: nn.Module, prefix: str, released: bool) -> dict[str, Tensor]:
     """The tensors of a file for a module, under our names, after comparing all names and shapes."""
     if isinstance(module, Clay) and (graded := prefix + GRADED in archive.shapes) != (module.position == 'graded'):
-        raise CheckpointError(f'{archive.path}: {wrong_position(graded, module.position)}')
+        problem = position_problem(graded, module.position)
+        raise CheckpointError(f'{archive.path}: expected weights with the position code of the model. {problem}')
     expected = {k: v for k, v in module.state_dict().items() if not re.match(_HEADS, k)}
     names = {prefix + (released_name(k) if released else k): k for k in expected}
     present = {k for k in archive.shapes if k.startswith(prefix) and not re.match(_HEADS, k.removeprefix(prefix))}
