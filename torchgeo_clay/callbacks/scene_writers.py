@@ -21,7 +21,7 @@ from torchgeo_clay.inference.output import OnSkipped, SceneOutput, report_skippe
 from torchgeo_clay.inference.predictions import PredictionTable
 from torchgeo_clay.inference.scene_maps import SceneMaps, style_of
 from torchgeo_clay.writers.cog import write_patch_cogs
-from torchgeo_clay.writers.geoparquet import PartStore, Precision
+from torchgeo_clay.writers.geoparquet import Precision, check_suffix
 from torchgeo_clay.writers.quicklook import write_quicklooks
 
 __all__ = ('DetectionWriter', 'EmbeddingWriter', 'PredictionWriter', 'RasterWriter')
@@ -141,7 +141,7 @@ class EmbeddingWriter(SceneWriter):
         super().__init__(out, overwrite, on_skipped)
         if precision not in ('float32', 'float16', 'int8'):
             raise ValueError(f"precision: expected 'float32', 'float16' or 'int8', got {precision!r}.")
-        PartStore(out, {})  # raises for a wrong suffix
+        check_suffix(out)
         self.precision, self.quicklooks, self.patch_cogs = precision, quicklooks, patch_cogs
 
     def make_output(self, trainer: Trainer, pl_module: Any, loader: SceneLoader) -> SceneOutput:
@@ -219,13 +219,34 @@ class RasterWriter(SceneWriter):
         )
 
 
-class PredictionWriter(SceneWriter):
+class TableWriter(SceneWriter):
+    """Writes what a trained task predicts as one GeoParquet file."""
+
+    table: type[PredictionTable | ObjectTable]
+
+    def __init__(
+        self, out: str, classes: list[str] | None, overwrite: bool, on_skipped: OnSkipped, **options: Any
+    ) -> None:
+        """Initialize a new TableWriter instance; ``options`` are those of the table."""
+        super().__init__(out, overwrite, on_skipped)
+        check_suffix(out)
+        self.classes, self.options = classes, options
+
+    def make_output(self, trainer: Trainer, pl_module: Any, loader: SceneLoader) -> SceneOutput:
+        """Return the table; the trainer's ``ckpt_path`` says whether the task is trained."""
+        options = {**self.options, 'overwrite': self.overwrite, 'loaded': trainer.ckpt_path is not None}
+        return self.table(loader, pl_module, self.out, self.classes, **options)
+
+
+class PredictionWriter(TableWriter):
     """Writes what a task of classification or regression predicts for each chip, as one GeoParquet file.
 
     Columns are ``class`` and ``probability_NAME`` of each class, or the values of a regression by name, then those of
     :class:`EmbeddingWriter`: ``geometry``, ``datetime``, ``sensor``, ``gsd``, ``source``, ``row``, ``col``, ``valid``.
-    A folder of chips is predicted with ``chip`` as large as they are. Runs continue, and scenes are skipped, likewise.
+    A folder of chips is predicted with ``chip`` as large as they are. Runs continue, and scenes are skipped, as there.
     """
+
+    table = PredictionTable
 
     def __init__(
         self,
@@ -244,25 +265,20 @@ class PredictionWriter(SceneWriter):
             any_sensor: whether to predict scenes of sensors and bands that the task was not trained on.
             on_skipped: whether scenes that cannot be used are an error, after all others are written.
         """
-        super().__init__(out, overwrite, on_skipped)
-        self.classes, self.options = classes, {'any_sensor': any_sensor}
-        PartStore(out, {})  # raises for a wrong suffix
-
-    def make_output(self, trainer: Trainer, pl_module: Any, loader: SceneLoader) -> SceneOutput:
-        """Return the table; the trainer's ``ckpt_path`` says whether the task is trained."""
-        options = self.options | {'loaded': trainer.ckpt_path is not None}
-        return PredictionTable(loader, pl_module, self.out, self.classes, overwrite=self.overwrite, **options)
+        super().__init__(out, classes, overwrite, on_skipped, any_sensor=any_sensor)
 
 
-class DetectionWriter(SceneWriter):
+class DetectionWriter(TableWriter):
     """Writes the objects of whole scenes, each once, as one GeoParquet file.
 
     Columns are ``geometry`` in WGS84, boxes, or with :class:`~torchgeo_clay.tasks.ClayInstanceSegmentation` outlines of
     masks, ``label``, ``class`` (its name), ``score``, ``datetime``, ``sensor``, ``source``, and the box in the scene's
     pixels: ``row``, ``col``, ``height``, ``width``. Windows overlap as the datamodule's ``stride`` says, best by more
     than the largest object; see :func:`~torchgeo_clay.inference.objects.merge_objects`. Runs continue scene by scene,
-    and scenes are skipped, as :class:`EmbeddingWriter` does.
+    and scenes are skipped, as by :class:`EmbeddingWriter`.
     """
+
+    table = ObjectTable
 
     def __init__(
         self,
@@ -288,12 +304,5 @@ class DetectionWriter(SceneWriter):
         Raises:
             ValueError: for numbers out of range.
         """
-        super().__init__(out, overwrite, on_skipped)
+        super().__init__(out, classes, overwrite, on_skipped, any_sensor=any_sensor, score=score, iou=iou)
         check_share(1, score=score, iou=iou)
-        self.classes, self.options = classes, {'score': score, 'iou': iou, 'any_sensor': any_sensor}
-        PartStore(out, {})  # raises for a wrong suffix
-
-    def make_output(self, trainer: Trainer, pl_module: Any, loader: SceneLoader) -> SceneOutput:
-        """Return the table; the trainer's ``ckpt_path`` says whether the task is trained."""
-        options = self.options | {'loaded': trainer.ckpt_path is not None}
-        return ObjectTable(loader, pl_module, self.out, self.classes, overwrite=self.overwrite, **options)

@@ -40,7 +40,7 @@ from torchgeo_clay.models import Clay
 from torchgeo_clay.models.weights import tensor_digest
 from torchgeo_clay.sensors import Sensor
 from torchgeo_clay.tasks.embedding import ClayEmbedding, pool
-from torchgeo_clay.writers.geoparquet import PartStore, Precision, Rows, embedding_table, read_metadata
+from torchgeo_clay.writers.geoparquet import PartStore, Precision, Rows, check_suffix, embedding_table, read_metadata
 
 __all__ = ('EmbeddingTable', 'embed', 'embed_labeled')
 
@@ -104,7 +104,7 @@ def embed(
     task.to(where).eval()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, 'embeddings.parquet') if out is None else Path(out)
-        PartStore(path, {})  # raises for a wrong suffix
+        check_suffix(path)
         data.setup('predict')
 
         def output(loader: SceneLoader) -> EmbeddingTable:

@@ -32,6 +32,7 @@ __all__ = (
     'KEY',
     'PartStore',
     'Rows',
+    'check_suffix',
     'embedding_batches',
     'embedding_table',
     'placed_columns',
@@ -284,6 +285,12 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     return metadata
 
 
+def check_suffix(out: str | os.PathLike[str]) -> None:
+    """Raise for a file that does not end in ``.parquet``."""
+    if Path(out).suffix != '.parquet':
+        raise ValueError(f'out: expected a path that ends in .parquet, got {os.fspath(out)}.')
+
+
 class PartStore:
     """The parts of a table on their way to one file.
 
@@ -303,9 +310,8 @@ class PartStore:
         Raises:
             ValueError: for another suffix than ``.parquet``.
         """
+        check_suffix(path)
         self.path = Path(path)
-        if self.path.suffix != '.parquet':
-            raise ValueError(f'out: expected a path that ends in .parquet, got {self.path}.')
         self.folder = self.path.with_name(f'{self.path.name}.parts')
         self.run: dict[str, Any] = json.loads(json.dumps(run))  # as it is read back
 
