@@ -76,7 +76,7 @@ def merge_objects(boxes: Tensor, labels: Tensor, scores: Tensor, cut: Tensor, io
 class ObjectTable(TaskTable):
     """One GeoParquet file with a row per object: a polygon, its class and score."""
 
-    may_be_empty = True
+    may_be_empty = whole_scenes = True
 
     def __init__(
         self,
@@ -88,16 +88,11 @@ class ObjectTable(TaskTable):
         iou: float = 0.5,
         **options: Any,
     ) -> None:
-        """Initialize a new ObjectTable instance.
+        """Initialize a new ObjectTable instance; other arguments as those of ``TaskTable``.
 
         Args:
-            loader: whose windows are searched, of whole scenes.
-            task: with its weights.
-            out: the file, which ends in ``.parquet``.
-            classes: names of the classes, label 0 first; None for their numbers.
             score: of the objects written, at least.
             iou: see :func:`merge_objects`.
-            **options: see :class:`~torchgeo_clay.inference.predictions.TaskTable`.
 
         Raises:
             ValueError: for another task, scenes cut into units, or another number of names.
@@ -107,17 +102,9 @@ class ObjectTable(TaskTable):
                 'DetectionWriter: expected ClayObjectDetection or ClayInstanceSegmentation, got '
                 f'{type(task).__name__}. Use RasterWriter for tasks of pixels, PredictionWriter for tasks of chips.'
             )
-        if loader.data.unit_size is not None:
-            raise ValueError(
-                f'Objects are merged over whole scenes: give the datamodule unit_size: null, not '
-                f'{loader.data.unit_size}.'
-            )
-        count = task.hparams['num_classes']
-        self.names, self.score, self.iou = [*(classes or map(str, range(count)))], score, iou
-        if len(self.names) != count:
-            raise ValueError(f'classes: expected {count} names, got {len(self.names)}: {", ".join(self.names)}.')
-        about = {'backbone': task.hparams['backbone'], 'classes': self.names, 'score': score, 'iou': iou}
-        super().__init__(loader, task, out, about, **options)
+        self.score, self.iou = score, iou
+        about = {'backbone': task.hparams['backbone'], 'score': score, 'iou': iou}
+        super().__init__(loader, task, out, classes, task.hparams['num_classes'], about, **options)
         self.found: dict[int, list[Found]] = {}
 
     def take(self, outputs: Any, batch: Mapping[str, Any]) -> None:

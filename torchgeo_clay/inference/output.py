@@ -10,18 +10,19 @@ from __future__ import annotations
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from torchgeo_clay.datamodules.scenes import SceneDataModule, SceneLoader
 from torchgeo_clay.datasets import SceneError
+from torchgeo_clay.sensors import Sensor
 
 __all__ = (
     'OnSkipped',
@@ -32,6 +33,7 @@ __all__ = (
     'evaluating',
     'predict',
     'report_skipped',
+    'trained_sensors',
     'transferred',
 )
 
@@ -67,6 +69,43 @@ def report_skipped(failed: Mapping[str, str], written: str, on_skipped: OnSkippe
     warnings.warn(text, stacklevel=3)
 
 
+def trained_sensors(model: nn.Module, *, any_sensor: bool, loaded: bool) -> Mapping[str, Sequence[str]] | None:
+    """Return the sensors that a model may predict, name → bands; None for all.
+
+    Args:
+        model: a task, or any other module, whose training nothing here can tell.
+        any_sensor: whether it may predict scenes of sensors that it was not trained on.
+        loaded: whether a checkpoint was loaded into it.
+
+    Raises:
+        ValueError: for a task that was never trained, unless its weights are random on purpose.
+    """
+    trained_on = getattr(model, 'trained_on', None)
+    is_random = isinstance(model, LightningModule) and getattr(model, 'weights', False) is not False
+    if trained_on is None and is_random and not loaded:
+        raise ValueError(
+            f'{type(model).__name__}: expected a trained model, got one whose decoder is random, and so would its maps '
+            'be. Give --ckpt_path (or map_scenes a checkpoint) of a training run. To map with random weights, give the '
+            'task weights: false.'
+        )
+    return None if any_sensor else trained_on
+
+
+def _unknown_sensor(trained_on: Mapping[str, Sequence[str]] | None, sensor: Sensor) -> str:
+    """Return why a model trained on sensors (name → bands) does not predict another's scenes; empty if it does."""
+    if not trained_on:
+        return ''
+    bands, known = list(sensor.band_names), trained_on.get(sensor.name)
+    if known and set(known) == set(bands):
+        return ''
+    trained = '; '.join(f'{name} ({", ".join(b)})' for name, b in trained_on.items())
+    remedy = f'Give sensor={sensor.name!r}, bands={known}' if known else 'Train on this sensor'
+    return (
+        f'expected scenes of what the model was trained on, {trained}, got {sensor.name} ({", ".join(bands)}). '
+        f'{remedy}, or any_sensor: true to predict it all the same.'
+    )
+
+
 class SceneOutput(ABC):
     """Output of a run over scenes, unit by unit. A scene that cannot be read is skipped as a whole.
 
@@ -77,11 +116,25 @@ class SceneOutput(ABC):
         loader: whose units are written.
         pending: position of a unit → its windows that are still to come.
         failed: path of a scene → why it is skipped.
+        trained_on: what :func:`trained_sensors` returns for the model.
     """
 
+    #: Whether a unit has to be a whole scene.
+    whole_scenes = False
+
+    trained_on: Mapping[str, Sequence[str]] | None = None
+
     def __init__(self, loader: SceneLoader) -> None:
-        """Initialize a new SceneOutput instance; nothing is written yet."""
+        """Initialize a new SceneOutput instance; nothing is written yet.
+
+        Raises:
+            ValueError: for scenes cut into units where whole ones are needed.
+        """
         self.loader, self.data = loader, loader.data
+        if self.whole_scenes and self.data.unit_size is not None:
+            raise ValueError(
+                f'Maps and objects are of whole scenes: give the datamodule unit_size: null, not {self.data.unit_size}.'
+            )
         self.pending: dict[int, int] = {}
         self.failed = dict(self.data.skipped)
         self.count = self.empty = 0
@@ -90,6 +143,19 @@ class SceneOutput(ABC):
     @abstractmethod
     def begin(self) -> set[str]:
         """Check the output folder, and return the keys of the existing units."""
+
+    def skip_sensors(self) -> set[str]:
+        """Skip scenes of sensors that the model was not trained on, and return the keys of their units.
+
+        Raises:
+            ValueError: if no scene is left.
+        """
+        reasons = {name: _unknown_sensor(self.trained_on, sensor) for name, sensor in self.data.selected.items()}
+        if all(reasons.values()):
+            raise ValueError(f'No scene to predict: {next(iter(reasons.values()))}')
+        skipped = [unit for unit in self.data.units if reasons[unit.sensor]]
+        self.failed |= {unit.source: reasons[unit.sensor] for unit in skipped}
+        return {unit.key for unit in skipped}
 
     def start(self, done: set[str]) -> None:
         """Skip the units that :meth:`begin` returned."""

@@ -36,6 +36,7 @@ from torchgeo_clay.inference.output import (
     evaluating,
     predict,
     report_skipped,
+    trained_sensors,
 )
 from torchgeo_clay.models import CheckpointError
 from torchgeo_clay.models.clay import find_clay
@@ -165,40 +166,10 @@ def style_of(model: nn.Module, style: MapStyle | None) -> MapStyle:
     return style
 
 
-def check_trained(model: nn.Module, loaded: bool = False) -> None:
-    """Raise for a task that was never trained. The weights of other modules are the user's business."""
-    if not isinstance(model, LightningModule) or loaded:
-        return
-    if getattr(model, 'trained_on', None) is None and getattr(model, 'weights', False) is not False:
-        raise ValueError(
-            f'{type(model).__name__}: expected a trained model, got one whose decoder is random, and so would its maps '
-            'be. Give --ckpt_path (or map_scenes a checkpoint) of a training run. To map with random weights, give the '
-            'task weights: false.'
-        )
-
-
-def unknown_sensor(trained_on: Mapping[str, Sequence[str]] | None, sensor: Sensor) -> str:
-    """Return why a model does not predict scenes of a sensor; empty if it does.
-
-    Args:
-        trained_on: name of a sensor → bands of the batches that the model was trained on; None for any.
-        sensor: with the bands of the scenes.
-    """
-    if not trained_on:
-        return ''
-    bands, known = list(sensor.band_names), trained_on.get(sensor.name)
-    if known and set(known) == set(bands):
-        return ''
-    trained = '; '.join(f'{name} ({", ".join(b)})' for name, b in trained_on.items())
-    remedy = f'Give sensor={sensor.name!r}, bands={known}' if known else 'Train on this sensor'
-    return (
-        f'expected scenes of what the model was trained on, {trained}, got {sensor.name} ({", ".join(bands)}). '
-        f'{remedy}, or any_sensor: true to predict it all the same.'
-    )
-
-
 class SceneMaps(SceneOutput):
     """Maps of scenes. A map exists under its name once it is complete."""
+
+    whole_scenes = True
 
     def __init__(
         self,
@@ -226,13 +197,8 @@ class SceneMaps(SceneOutput):
             ValueError: for a model that is not trained, scenes cut into units, or a folder of maps among the scenes.
         """
         super().__init__(loader)
-        if self.data.unit_size is not None:
-            raise ValueError(
-                f'Maps are of whole scenes: give the datamodule unit_size: null, not {self.data.unit_size}.'
-            )
-        check_trained(model, loaded)
+        self.trained_on = trained_sensors(model, any_sensor=any_sensor, loaded=loaded)
         self.style, self.overwrite = style, overwrite
-        self.trained_on = None if any_sensor else getattr(model, 'trained_on', None)
         sources = [unit.source for unit in self.data.units]
         given = [self.data.paths] if isinstance(self.data.paths, str) else self.data.paths
         self.paths = map_paths(Path(out), given, sources)
@@ -255,13 +221,8 @@ class SceneMaps(SceneOutput):
             OutputError: if other files exist, or the folder cannot be written to.
             ValueError: if no scene is of a sensor that the model was trained on.
         """
-        reasons = {
-            unit.source: unknown_sensor(self.trained_on, self.data.selected[unit.sensor]) for unit in self.data.units
-        }
-        if all(reasons.values()):
-            raise ValueError(f'No scene to map: {next(iter(reasons.values()))}')
-        self.failed |= {source: reason for source, reason in reasons.items() if reason}
-        done = {unit.key for unit in self.data.units if reasons[unit.source] or self._is_done(unit)}
+        done = self.skip_sensors()
+        done |= {unit.key for unit in self.data.units if unit.key not in done and self._is_done(unit)}
         for path in self.paths.values():
             check_writable(path.parent)
             for file in _files(path, probabilities=True):
