@@ -328,9 +328,9 @@ class ClayTask(BaseTask):
         """Run TorchGeo's prediction step, conditioned on the batch."""
         return self._step('predict_step', batch, batch_idx, *args)
 
-    def log(self, name: str, value: Any, **kwargs: Any) -> None:
+    def log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
         """Log a value; in validation and test the mean over processes, where TorchGeo's steps log one process's."""
-        super().log(name, value, **{'sync_dist': not self.training, **kwargs})
+        super().log(name, value, *args, **{'sync_dist': not self.training, **kwargs})
 
     # files ------------------------------------------------------------------------------------------------------------
 
