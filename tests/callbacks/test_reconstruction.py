@@ -13,7 +13,7 @@ from einops import rearrange
 from lightning.pytorch.loggers import Logger
 from matplotlib.image import imread
 
-from torchgeo_clay.callbacks import ReconstructionPlot
+from torchgeo_clay.callbacks import ReconstructionPlot, reconstruction
 from torchgeo_clay.callbacks.reconstruction import _reconstruct, plot_reconstruction
 from torchgeo_clay.datamodules import ClayPretrainDataModule
 from torchgeo_clay.models import clay_mae_tiny_patch8
@@ -164,10 +164,7 @@ def test_one_picture_per_sensor_in_the_epochs_asked_for(tiny_scenes, tmp_path):
 
 def test_title_names_epoch_and_loss(tiny_scenes, tmp_path, monkeypatch):
     titles = []
-    write = ReconstructionPlot._write
-    monkeypatch.setattr(
-        ReconstructionPlot, '_write', lambda *args: (titles.append(args[2].get_suptitle()), write(*args))[1]
-    )
+    monkeypatch.setattr(reconstruction, 'write_figure', lambda *args: titles.append(args[1].get_suptitle()))
     trainer(tmp_path, ReconstructionPlot(), max_epochs=2).fit(task(), datamodule=ClayPretrainDataModule(**tiny_scenes))
     assert [title.partition(' · loss 0.')[0] for title in titles] == [
         f'{name} · epoch {epoch}' for epoch in (1, 2) for name in ('modis', 'naip', 'sentinel-1-rtc')

@@ -103,6 +103,16 @@ def test_two_classes_labels_and_dates(tmp_path: Path) -> None:
     assert len(list(tmp_path.rglob('confusion_matrix.png'))) == 2
 
 
+@pytest.mark.filterwarnings('ignore:Experiment logs directory')
+def test_a_matrix_that_cannot_be_written_ends_no_test(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path, version=0)
+    Path(logger.log_dir, 'confusion_matrix.png').mkdir(parents=True)  # a folder of the picture's name
+    task = ClayClassification(tiny.TINY, num_classes=3)
+    with pytest.warns(UserWarning, match=r'confusion_matrix\.png: the picture could not be written'):
+        (metrics,) = tiny.trainer(logger=logger).test(task, Data(tiny.labelled), verbose=False)
+    assert 'test_loss' in metrics
+
+
 def test_names_that_do_not_fit_are_not_taken() -> None:
     data = NonGeoDataModule(Named, 1)
     assert class_names(None, 2) is None

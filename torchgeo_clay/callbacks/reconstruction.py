@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from einops import rearrange, repeat
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -23,9 +22,8 @@ from torchgeo_clay.models.clay import patchify, unpatchify
 from torchgeo_clay.models.mae import ClayMAE, Masking
 from torchgeo_clay.models.teacher import teacher_rgb
 from torchgeo_clay.sensors import Sensor
-
-if TYPE_CHECKING:
-    from torchgeo_clay.tasks.pretraining import ClayPretraining
+from torchgeo_clay.tasks import ClayPretraining
+from torchgeo_clay.tasks.figures import write_figure
 
 __all__ = ('ReconstructionPlot', 'plot_reconstruction')
 
@@ -164,24 +162,11 @@ class ReconstructionPlot(Callback):
             return
         self._done.add(name)
         images = {k: v[: self.num_images] if isinstance(v, Tensor) else v for k, v in batch.items()}
-        target, pixels, mask = _reconstruct(cast('ClayPretraining', pl_module).model, images)
-        when = f' · epoch {trainer.current_epoch + 1}' if trainer.state.fn == 'fit' else ''
-        self._write(
-            trainer, plot_reconstruction(target, pixels, mask, batch_sensor(batch), images['res'], name + when), name
-        )
-
-    def _write(self, trainer: Trainer, figure: Figure, name: str) -> None:
-        """Write a figure to a PNG and to the loggers that take figures; a failure ends no training."""
+        target, pixels, mask = _reconstruct(cast(ClayPretraining, pl_module).model, images)
+        title = f'{name} · epoch {trainer.current_epoch + 1}' if trainer.state.fn == 'fit' else name
+        figure = plot_reconstruction(target, pixels, mask, batch_sensor(batch), images['res'], title)
         path = self._folder / f'{name}-epoch{trainer.current_epoch:04d}.png'
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, dpi=100)
-        except OSError as error:
-            rank_zero_warn(f'{path}: the picture could not be written ({error}). Free some space, or set dirpath.')
-        for logger in trainer.loggers:
-            add_figure = getattr(getattr(logger, 'experiment', None), 'add_figure', None)
-            if add_figure is not None:
-                add_figure(f'reconstruction/{name}', figure, global_step=trainer.global_step, close=False)
+        write_figure(trainer, figure, path, f'reconstruction/{name}')
 
 
 def _reconstruct(model: ClayMAE, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,6 +16,7 @@ from torchmetrics import ConfusionMatrix, MetricCollection
 from torchmetrics.wrappers import ClasswiseWrapper
 
 from torchgeo_clay.tasks.base import ClayTask
+from torchgeo_clay.tasks.figures import write_figure
 
 __all__ = ('ClassTask', 'class_names')
 
@@ -80,13 +81,7 @@ class ClassTask(ClayTask):
         folder = self.trainer.log_dir
         if folder is None or not self.trainer.loggers or not self.trainer.is_global_zero:
             return
-        figure = self._plot(counts)
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        figure.savefig(Path(folder) / 'confusion_matrix.png', dpi=100)
-        for logger in self.trainer.loggers:
-            add_figure = getattr(getattr(logger, 'experiment', None), 'add_figure', None)
-            if add_figure is not None:
-                add_figure('confusion_matrix', figure, global_step=self.global_step, close=False)
+        write_figure(self.trainer, self._plot(counts), Path(folder) / 'confusion_matrix.png', 'confusion_matrix')
 
     def _plot(self, counts: Tensor) -> Figure:
         """Plot a confusion matrix, (K, K), or (K, 2, 2) of labels: the share of each true class."""
