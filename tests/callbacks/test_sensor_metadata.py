@@ -41,7 +41,7 @@ def batch(**kwargs: Any) -> dict[str, Any]:
 
 
 class Task(LightningModule):
-    """Notes what the model is told in each step."""
+    """Records the conditioning of the model in each step."""
 
     def __init__(self, model: nn.Module | None = None) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Task(LightningModule):
 
 
 class Watch(Callback):
-    """Notes what the model is told between the steps; comes after the callback under test."""
+    """Records the conditioning between the steps; must follow the callback under test."""
 
     def __init__(self) -> None:
         self.told: list[Conditioning | None] = []
@@ -308,6 +308,18 @@ def test_a_bare_datamodule_is_refused() -> None:
     own.aug = K.AugmentationSequential(K.Normalize(own.mean, own.std), data_keys=None, keepdim=True)
     trainer(callback).fit(task, datamodule=own)
     assert not any(module._forward_hooks for module in own.aug.modules())
+
+
+@pytest.mark.filterwarnings('ignore:The images of the first batch')  # from 0 to 1
+def test_a_normalization_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading its numbers means waiting for a device, which no step should do."""
+    compared: list[list[float]] = []
+    monkeypatch.setattr(SensorMetadata, '_compare', lambda self, kind, mean, std: compared.append(mean.tolist()))
+    data = NonGeoDataModule(Photos, 1)  # four batches
+    trainer(SensorMetadata('naip', ['red', 'green', 'blue'], gsd=1)).fit(
+        Classification(model='clay_tiny_patch8', num_classes=2), datamodule=data
+    )
+    assert compared == [[0.0]]
 
 
 def test_a_normalization_that_cannot_be_compared_is_named() -> None:

@@ -253,6 +253,8 @@ def test_views_of_known_crops() -> None:
     told: list[Conditioning] = []
     clay.patch_embed.register_forward_hook(lambda embed, *_: told.append(embed.conditioning))
     clay(view)
+    with pytest.raises(ValueError, match='SimCLR gave Clay an image that none of augmentations returned'):
+        clay(ramp)
     callback.on_train_batch_end()
     assert told[0].gsd.tolist() == pytest.approx([5.0] * 4, rel=0.04)
     down, right = (view.mean((2, 3)) - (SIZE - 1) / 2).T.double() * 10.0

@@ -114,7 +114,8 @@ class SensorMetadata(Callback):
         self.gsd = gsd
         self._scopes = ExitStack()
         self._said: set[str] = set()
-        self._normalizations: set[Any] = set()  # kornia's Normalize, by identity
+        #: Normalizations that the datamodule has called → whether they were compared with the sensor.
+        self._normalizations: dict[Any, bool] = {}
         self._watched = ExitStack()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -123,8 +124,11 @@ class SensorMetadata(Callback):
         self._normalizations.clear()
         for module in vars(getattr(trainer, 'datamodule', None) or object).values():
             for _, _, normalization in find_normalizations(module) if isinstance(module, nn.Module) else ():
-                handle = normalization.register_forward_hook(lambda module, *_: self._normalizations.add(module))
-                self._watched.callback(handle.remove)
+                self._watched.callback(normalization.register_forward_hook(self._note_normalization).remove)
+
+    def _note_normalization(self, module: nn.Module, *_: Any) -> None:
+        """Record that the datamodule called a normalization."""
+        self._normalizations.setdefault(module, False)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Stop watching them."""
@@ -174,11 +178,14 @@ class SensorMetadata(Callback):
             )
 
     def _check_normalization(self, datamodule: type, image: Tensor) -> None:
-        """Raise if the datamodule normalizes otherwise than the sensor; warn once if values show that none did."""
-        for module in self._normalizations:
+        """Raise if the datamodule normalizes otherwise than the sensor; warn once if values show that none did.
+
+        Each normalization and the values of the first batch are read once, as on a device that means waiting for it.
+        """
+        for module in [module for module, compared in self._normalizations.items() if not compared]:
             mean, std = (module.flags[key].detach().cpu().flatten() for key in ('mean', 'std'))
             self._compare(datamodule, mean, std)
-        self._normalizations.clear()
+            self._normalizations[module] = True
         if 'values' in self._said:
             return
         self._said.add('values')

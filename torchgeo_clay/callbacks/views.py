@@ -53,7 +53,7 @@ def condition_views(task: LightningModule, models: list[Clay], batch: Mapping[st
         A stack that ends the conditioning when it is closed.
 
     Raises:
-        ValueError: for augmentations other than kornia's.
+        ValueError: for augmentations other than kornia's; in a step, for an image that is none of the views.
     """
     scopes = ExitStack()
     names = [name for kind, names in _AUGMENTATIONS.items() if isinstance(task, kind) for name in names]
@@ -64,7 +64,14 @@ def condition_views(task: LightningModule, models: list[Clay], batch: Mapping[st
         views.append((view, condition({**batch, **known, 'image': view})))
 
     def enter(clay: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        clay.patch_embed.conditioning = next(known for view, known in views if view is inputs[0])  # type: ignore[union-attr]
+        for view, known in views:
+            if view is inputs[0]:
+                clay.patch_embed.conditioning = known  # type: ignore[union-attr]
+                return
+        raise ValueError(
+            f'{type(task).__name__} gave Clay an image that none of {", ".join(names)} returned, whose pixel size is '
+            'unknown. Give the model the views as the augmentations make them.'
+        )
 
     for module in {_check_augmentation(task, name) for name in names}:
         scopes.callback(module.register_forward_hook(note).remove)
