@@ -20,7 +20,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pandas as pd
 import torch
-from einops import rearrange, repeat
+from einops import repeat
 from torch import Tensor
 
 from torchgeo_clay.datamodules import ClayPretrainDataModule
@@ -37,17 +37,11 @@ def graded(low: float, gsd_dim: int = 16, meters: bool = False) -> Callable[[int
     def code(height: int, width: int, gsd: Tensor, dim: int) -> Tensor:
         count = (dim - gsd_dim) // 4
         omega = low ** (torch.arange(count) / (count - 1))
-        scale = gsd.float()[:, None, None] if meters else torch.ones(len(gsd), 1, 1)
-
-        def axis(n: int) -> Tensor:
-            angles = torch.arange(n)[:, None] * omega * scale
-            return torch.cat([angles.sin(), angles.cos()], dim=-1)
-
-        x = repeat(axis(width), 'g w d -> g h w d', h=height)
-        y = repeat(axis(height), 'g h d -> g h w d', w=width)
+        scale = gsd.float()[:, None] if meters else torch.ones(len(gsd), 1)
+        grid = clay.axes_code(height, width, omega * scale)
         angles = gsd.float().log2()[:, None] * 0.5 ** (torch.arange(gsd_dim // 2) / 2)
-        ground = repeat(torch.cat([angles.sin(), angles.cos()], dim=-1), 'g d -> g h w d', h=height, w=width)
-        return rearrange(torch.cat([x, y, ground], dim=-1), 'g h w d -> g (h w) d')
+        ground = repeat(torch.cat([angles.sin(), angles.cos()], dim=-1), 'g d -> g l d', l=height * width)
+        return torch.cat([grid, ground], dim=-1)
 
     return code
 

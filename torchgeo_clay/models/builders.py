@@ -8,23 +8,15 @@ Source of the numbers: the release's ``src/model.py``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from torchgeo_clay.models.clay import Clay, Position
+from torchgeo_clay.models.clay import Clay
 from torchgeo_clay.models.mae import ClayDecoder, ClayMAE
 from torchgeo_clay.models.teacher import make_teacher
-from torchgeo_clay.models.weights import (
-    WeightsLike,
-    holds_teacher,
-    load_encoder,
-    load_mae,
-    resolve_weights,
-    weights_position,
-)
+from torchgeo_clay.models.weights import Archive, WeightsLike, load_encoder, load_mae, resolve_weights
 
 __all__ = (
     'ENCODERS',
@@ -44,20 +36,22 @@ ENCODERS = ('clay_tiny_patch8', 'clay_small_patch8', 'clay_base_patch8', 'clay_l
 Teacher = str | nn.Module | None
 
 
-def _position(position: Position | None, path: Path | None) -> Position:
-    """The position code that was asked for, else that of the weights, else the release's."""
-    return position or ('release' if path is None else weights_position(path))
+def _open(name: str, weights: WeightsLike, options: dict[str, Any]) -> Archive | None:
+    """Open a model's weights; ``position`` becomes the one that was asked for, else theirs, else the release's."""
+    path = resolve_weights(weights, name)
+    archive = None if path is None else Archive(path)
+    options['position'] = options.get('position') or ('release' if archive is None else archive.position)
+    return archive
 
 
 def _encoder(name: str, weights: WeightsLike, **kwargs: Any) -> Clay:
     """Build an encoder, with random weights or those of a file."""
-    path = resolve_weights(weights, name)
-    kwargs['position'] = _position(kwargs.get('position'), path)
-    if path is None:
+    archive = _open(name, weights, kwargs)
+    if archive is None:
         return Clay(**kwargs)
     with torch.device('meta'):  # so that a large model is in memory once, not twice
         model = Clay(**kwargs)
-    return load_encoder(model, path)
+    return load_encoder(model, archive)
 
 
 def clay_large_patch8(weights: WeightsLike = None, **vit_kwargs: Any) -> Clay:
@@ -100,16 +94,15 @@ def _mae(
 ) -> ClayMAE:
     """Build an autoencoder, with random weights or those of a file."""
     own = {key: options.pop(key) for key in _MAE_OPTIONS if key in options}
-    path = resolve_weights(weights, encoder.__name__)
-    in_file = path is not None and isinstance(teacher, str) and holds_teacher(path)
-    options['position'] = _position(options.get('position'), path)
+    archive = _open(encoder.__name__, weights, options)
+    in_file = archive is not None and isinstance(teacher, str) and archive.holds_teacher
     module = None if in_file else make_teacher(teacher)
-    with torch.device('cpu' if path is None else 'meta'):
+    with torch.device('cpu' if archive is None else 'meta'):
         if in_file:
             module = make_teacher(teacher, pretrained=False)
         clay = encoder(**options)
         model = ClayMAE(clay, ClayDecoder(encoder_dim=clay.embed_dim, **decoder), module, **own)
-    return model if path is None else load_mae(model, path)
+    return model if archive is None else load_mae(model, archive)
 
 
 def clay_mae_large_patch8(

@@ -62,6 +62,23 @@ def wavelength_code(wavelengths: Tensor, dim: int = 128) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
+def axes_code(height: int, width: int, omega: Tensor) -> Tensor:
+    """Sines and cosines of column x and row y of each patch, for frequencies (G, n) in radians per patch.
+
+    Returns:
+        (G, height·width, 4n) float32 [sin xω | cos xω | sin yω | cos yω].
+    """
+
+    def axis(length: int) -> Tensor:
+        angles = torch.arange(length, device=omega.device)[:, None] * omega[:, None, :]
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)  # (G, length, 2n)
+
+    # sines are taken per row and per column, not per patch: the same numbers, h + w of them instead of h·w
+    x = repeat(axis(width), 'g w d -> g h w d', h=height)
+    y = repeat(axis(height), 'g h d -> g h w d', w=width)
+    return rearrange(torch.cat([x, y], dim=-1), 'g h w d -> g (h w) d')
+
+
 def grid_code(height: int, width: int, gsd: Tensor, dim: int) -> Tensor:
     """Two-dimensional sine-cosine code of a patch grid, scaled by the ground sampling distance.
 
@@ -75,52 +92,34 @@ def grid_code(height: int, width: int, gsd: Tensor, dim: int) -> Tensor:
         dim: width of the code, a multiple of 4.
 
     Returns:
-        (G, height·width, dim) float32 [sin xω | cos xω | sin yω | cos yω], x the column, y the row.
+        (G, height·width, dim) float32, see :func:`axes_code`.
     """
     assert dim % 4 == 0, dim
     u = torch.arange(dim // 4, device=gsd.device) / (dim // 4 - 1)
     omega = 1.0 / (TEMPERATURE ** (2 * u / dim)) * gsd.float()[:, None]
-
-    def axis(n: int) -> Tensor:
-        angles = torch.arange(n, device=gsd.device)[:, None] * omega[:, None, :]
-        return torch.cat([angles.sin(), angles.cos()], dim=-1)  # (G, n, dim/2)
-
-    # sines are taken per row and per column, not per patch: the same numbers, h + w of them instead of h·w
-    x = repeat(axis(width), 'g w d -> g h w d', h=height)
-    y = repeat(axis(height), 'g h d -> g h w d', w=width)
-    return rearrange(torch.cat([x, y], dim=-1), 'g h w d -> g (h w) d')
+    return axes_code(height, width, omega)
 
 
 def graded_code(height: int, width: int, gsd: Tensor, dim: int) -> Tensor:
-    """Two-dimensional sine-cosine code of a patch grid with graded frequencies, and a code of the GSD beside it.
+    """Sine-cosine code of a patch grid with frequencies from 1 to 1/100 per patch, and of the GSD.
 
-    The frequencies run from 1 to 1/100 per patch, so that neighbors have like codes and an image of 300 patches a side
-    has no two alike. The release's do neither: at 10 m codes of neighbors have nothing in common, and a small model
-    does not learn what lies beside what (docs/position.md has the comparison).
+    The codes of neighboring patches are similar, and no two of 300 patches a side are equal. In :func:`grid_code`, at
+    10 m, neighbors are as unlike as any two patches, and a small model learns their arrangement late or never
+    (docs/position.md).
 
-    Args:
-        height: rows of the grid.
-        width: columns of the grid.
-        gsd: (G,) meters per pixel; G is 1 for all samples alike, else B.
-        dim: width of the code, a multiple of 4.
+    Args: as :func:`grid_code`.
 
     Returns:
-        (G, height·width, dim) float32 [sin xω | cos xω | sin yω | cos yω | sin gη | cos gη], x the column, y the row,
-        g = log2(gsd), ω_i = 100^(-i/(n-1)) for n = dim/4 - 4, η_j = 2^(-j/2) for 8 j.
+        (G, height·width, dim) float32: :func:`axes_code` of ω_i = 100^(-i/(n-1)), n = dim/4 - 4, then [sin gη | cos gη]
+        of g = log2(gsd), η_j = 2^(-j/2), j from 0 to 7.
     """
     count = (dim - GSD_DIM) // 4
     omega = 0.01 ** (torch.arange(count, device=gsd.device) / (count - 1))
-
-    def axis(n: int) -> Tensor:
-        angles = torch.arange(n, device=gsd.device)[:, None] * omega
-        return torch.cat([angles.sin(), angles.cos()], dim=-1)  # (n, 2·count)
-
-    x = repeat(axis(width), 'w d -> g h w d', g=len(gsd), h=height)
-    y = repeat(axis(height), 'h d -> g h w d', g=len(gsd), w=width)
+    grid = axes_code(height, width, omega[None]).expand(len(gsd), -1, -1)
     eta = 0.5 ** (torch.arange(GSD_DIM // 2, device=gsd.device) / 2)
     angles = gsd.float().log2()[:, None] * eta
-    ground = repeat(torch.cat([angles.sin(), angles.cos()], dim=-1), 'g d -> g h w d', h=height, w=width)
-    return rearrange(torch.cat([x, y, ground], dim=-1), 'g h w d -> g (h w) d')
+    ground = repeat(torch.cat([angles.sin(), angles.cos()], dim=-1), 'g d -> g l d', l=height * width)
+    return torch.cat([grid, ground], dim=-1)
 
 
 def position_code(
@@ -378,9 +377,8 @@ class ClayNorm(LayerNorm):
         super().__init__(*args, **{'eps': 1e-5} | kwargs)
 
 
-def position_problem(graded: bool, expected: Position) -> str:
-    """Say that weights were trained with another position code than the model's."""
-    got = 'graded' if graded else 'release'
+def position_problem(got: Position, expected: Position) -> str:
+    """Return the error for weights that were trained with another position code than the model's."""
     return (
         f'The weights were trained with the position code {got!r}, the model has {expected!r}, with which they mean '
         f'nothing. Build it with position={got!r}, or leave position out and give weights= the file, which says it.'
@@ -516,9 +514,9 @@ class Clay(ClayTrunk):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Refuse weights that were trained with the other position code."""
-        graded = prefix + GRADED in state_dict
-        if graded != (self.position == 'graded') and prefix + 'cls_token' in state_dict:
-            raise ValueError(position_problem(graded, self.position))
+        got: Position = 'graded' if prefix + GRADED in state_dict else 'release'
+        if got != self.position and prefix + 'cls_token' in state_dict:
+            raise ValueError(position_problem(got, self.position))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def conditioned_on(self, conditioning: Conditioning | None) -> _Scope:

@@ -128,7 +128,7 @@ class ClayDecoder(nn.Module):
         masking: Masking,
         grid: tuple[int, int],
         conditioning: Conditioning,
-        position: Position = 'release',
+        position: Position,
         every: bool = False,
     ) -> Tensor:
         """Predict pixels.

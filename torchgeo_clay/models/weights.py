@@ -34,7 +34,6 @@ __all__ = (
     'CheckpointError',
     'ClayLarge8_Weights',
     'WeightsLike',
-    'holds_teacher',
     'load_encoder',
     'load_mae',
     'read_encoder',
@@ -42,7 +41,6 @@ __all__ = (
     'resolve_weights',
     'save_encoder',
     'tensor_digest',
-    'weights_position',
     'write_safetensors',
 )
 
@@ -168,6 +166,16 @@ class Archive:
             f'encoder-only .safetensors; its tensors are {list(self.shapes)[:4]} …'
         )
 
+    @property
+    def position(self) -> Position:
+        """Position code that the encoder was trained with. Raises as :attr:`encoder`."""
+        return 'graded' if self.encoder[0] + GRADED in self.shapes else 'release'
+
+    @property
+    def holds_teacher(self) -> bool:
+        """Whether it holds a teacher's weights."""
+        return any(re.search(r'(^|\.)teacher\.', k) for k in self.shapes)
+
 
 def _map_safetensors(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
     """Tensors and metadata of a safetensors file."""
@@ -217,21 +225,6 @@ def _refuse_v1(archive: Archive, prefix: str) -> None:
             f'{archive.path}: is a v1 model of Clay (made-with-clay/Clay-legacy), another architecture with other '
             'statistics. This package is for v1.5: made-with-clay/Clay, v1.5/clay-v1.5.ckpt.'
         )
-
-
-def weights_position(path: str | os.PathLike[str]) -> Position:
-    """Return the position code that the weights of a file were trained with.
-
-    Raises:
-        CheckpointError: see :func:`load_encoder`.
-    """
-    archive = Archive(path)
-    return 'graded' if archive.encoder[0] + GRADED in archive.shapes else 'release'
-
-
-def holds_teacher(path: str | os.PathLike[str]) -> bool:
-    """Return True if a checkpoint holds a teacher's weights."""
-    return any(re.search(r'(^|\.)teacher\.', k) for k in Archive(path).shapes)
 
 
 def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
@@ -293,8 +286,8 @@ def _size_hint(archive: Archive) -> str:
 
 def _gather(archive: Archive, module: nn.Module, prefix: str, released: bool) -> dict[str, Tensor]:
     """The tensors of a file for a module, under our names, after comparing all names and shapes."""
-    if isinstance(module, Clay) and (graded := prefix + GRADED in archive.shapes) != (module.position == 'graded'):
-        problem = position_problem(graded, module.position)
+    if isinstance(module, Clay) and archive.position != module.position:
+        problem = position_problem(archive.position, module.position)
         raise CheckpointError(f'{archive.path}: expected weights with the position code of the model. {problem}')
     expected = {k: v for k, v in module.state_dict().items() if not re.match(_HEADS, k)}
     names = {prefix + (released_name(k) if released else k): k for k in expected}
@@ -332,13 +325,13 @@ def _assign(module: nn.Module, state: Mapping[str, Tensor]) -> None:
         )
 
 
-def load_encoder(model: Clay, path: str | os.PathLike[str]) -> Clay:
+def load_encoder(model: Clay, path: str | os.PathLike[str] | Archive) -> Clay:
     """Load an encoder's weights, strictly.
 
     Args:
         model: the encoder; one on the meta device takes the tensors, so that no memory is used twice.
         path: a released checkpoint, a checkpoint of our own pretraining or of a task, or an encoder-only
-            ``.safetensors``.
+            ``.safetensors``; or one that is open.
 
     Returns:
         The model. Its classification head, if it has one, keeps its weights, or is new.
@@ -346,22 +339,22 @@ def load_encoder(model: Clay, path: str | os.PathLike[str]) -> Clay:
     Raises:
         CheckpointError: for files that cannot be read, hold another model, or do not match in a name or shape.
     """
-    archive = Archive(path)
+    archive = path if isinstance(path, Archive) else Archive(path)
     if any('.lora_A.' in k for k in archive.shapes):
         raise CheckpointError(
-            f'{path}: holds an encoder with separate LoRA adapters. Load the task with load_from_checkpoint and '
-            'write its encoder with export(), which merges them; then give that file.'
+            f'{archive.path}: holds an encoder with separate LoRA adapters. Load the task with load_from_checkpoint '
+            'and write its encoder with export(), which merges them; then give that file.'
         )
     _assign(model, _gather(archive, model, *archive.encoder))
     return model
 
 
-def load_mae(model: ClayMAE, path: str | os.PathLike[str]) -> ClayMAE:
+def load_mae(model: ClayMAE, path: str | os.PathLike[str] | Archive) -> ClayMAE:
     """Load an autoencoder's weights, strictly: encoder, decoder and, where the model has them, projection and teacher.
 
     Args:
         model: the autoencoder. A teacher is loaded only if it has no weights yet (is on the meta device).
-        path: a released checkpoint, or one of our own pretraining.
+        path: a released checkpoint, or one of our own pretraining; or one that is open.
 
     Returns:
         The model.
@@ -369,7 +362,7 @@ def load_mae(model: ClayMAE, path: str | os.PathLike[str]) -> ClayMAE:
     Raises:
         CheckpointError: see :func:`load_encoder`; also for a file that holds only the encoder.
     """
-    archive = Archive(path)
+    archive = path if isinstance(path, Archive) else Archive(path)
     prefix, released = archive.encoder
     stem = prefix.removesuffix('encoder.')
     if not any(k.startswith(stem + 'decoder.') for k in archive.shapes) or stem == prefix:
@@ -395,12 +388,11 @@ def load_mae(model: ClayMAE, path: str | os.PathLike[str]) -> ClayMAE:
 
 def read_encoder(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Read an encoder's weights of any size under our names. Path and errors as :func:`load_encoder`."""
-    width, depth, hidden = _encoder_size(Archive(path))
+    archive = Archive(path)
+    width, depth, hidden = _encoder_size(archive)
     with torch.device('meta'):  # for its names and shapes, on which the number of heads has no influence
-        model = Clay(
-            embed_dim=width, depth=depth, num_heads=1, mlp_ratio=hidden / width, position=weights_position(path)
-        )
-    return load_encoder(model, path).state_dict()
+        model = Clay(embed_dim=width, depth=depth, num_heads=1, mlp_ratio=hidden / width, position=archive.position)
+    return load_encoder(model, archive).state_dict()
 
 
 # the Hub --------------------------------------------------------------------------------------------------------------
