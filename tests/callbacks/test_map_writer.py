@@ -350,7 +350,7 @@ def test_scenes_of_a_sensor_that_the_model_was_not_trained_on(
         file.descriptions = ('VV', 'VH')
         file.update_tags(SENSOR='Sentinel-1 SAR C', LEVEL='GRD RTC gamma0')
     segmentation.trained_on = {'naip': list(NAIP.band_names)}
-    with pytest.raises(SkippedScenesError, match=r'(?s)1 file .*radar\.tif: expected scenes of what the model was'):
+    with pytest.raises(SkippedScenesError, match=r'(?s)1 file .*radar\.tif: expected a sensor and bands that the'):
         run(segmentation, scenes, tmp_path / 'both')
     assert sorted(p.name for p in (tmp_path / 'both').iterdir()) == ['a.tif', 'b.tif']
 

@@ -81,6 +81,14 @@ def test_classes_and_probabilities(scenes: Path, tmp_path: Path) -> None:
     assert table['datetime'].dt.strftime('%Y-%m-%d %H').unique().tolist() == ['2020-04-15 17']
 
 
+def test_a_scene_without_data_has_no_row(scenes: Path, tmp_path: Path) -> None:
+    with rasterio.open(scenes / 'a.tif', 'r+') as file:
+        file.write(np.zeros((4, 32, 64), np.uint8))
+    for task in (ClayClassification(**TINY, num_classes=3), ClayClassification(**TINY, task='binary', loss='bce')):
+        table = predict(task.eval(), scenes, tmp_path / f'{task.hparams["task"]}.parquet')
+        assert {Path(source).name for source in table['source']} == {'b.tif'}
+
+
 def test_two_classes_in_one_output(scenes: Path, tmp_path: Path) -> None:
     task = ClayClassification(**TINY, task='binary', loss='bce').eval()
     table = predict(task, scenes, tmp_path / 'out.parquet', classes=['dry', 'flooded'])
@@ -109,6 +117,8 @@ def test_what_does_not_fit(scenes: Path, tmp_path: Path) -> None:
         predict(ClaySemanticSegmentation('unet', 'clay_tiny_patch8', False, num_classes=3), scenes, out)
     task = ClayClassification(**TINY, num_classes=3)
     task.trained_on = {'sentinel-2-l2a': ['red', 'green', 'blue']}
-    with pytest.raises(ValueError, match=r'No scene to predict: expected scenes of what the model was trained on'):
+    with pytest.raises(
+        ValueError, match=r'No scene to predict: expected a sensor and bands that the model was trained on'
+    ):
         predict(task, scenes, out)
     assert len(predict(task, scenes, out, any_sensor=True)) == 3

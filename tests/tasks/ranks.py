@@ -68,7 +68,7 @@ class KillRank(pl.Callback):
 
 @dataclass
 class Run:
-    """A run: where it writes, and what each process is told beside what its number of ranks says."""
+    """A run of the command: its folder, number of processes, and arguments."""
 
     folder: str
     ranks: int
@@ -77,7 +77,7 @@ class Run:
     command: str = 'fit'
 
     def told(self, rank: int) -> str:
-        """What a rank printed."""
+        """Return the output of a rank."""
         return Path(self.folder, f'printed{rank}.txt').read_text(encoding='utf-8')
 
     def lines(self, name: str) -> list[Any]:

@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Clay's fine-tuning tasks beside TorchGeo's own, of the same weights on the same batches; what they are told."""
+"""Clay's tasks compared with TorchGeo's own, with the same weights and batches, and their conditioning."""
 
 import inspect
 from pathlib import Path
@@ -143,7 +143,7 @@ def test_plots_are_torchgeos(name: str, tmp_path: Path, monkeypatch: pytest.Monk
     torch.testing.assert_close(shown[0]['image'] / 255, data.samples[0]['image'])  # denormalized by its statistics
 
 
-# what the model is told -----------------------------------------------------------------------------------------------
+# conditioning ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('name', ['multiclass', 'segmentation', 'change'])

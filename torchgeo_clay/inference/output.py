@@ -101,8 +101,8 @@ def _unknown_sensor(trained_on: Mapping[str, Sequence[str]] | None, sensor: Sens
     trained = '; '.join(f'{name} ({", ".join(b)})' for name, b in trained_on.items())
     remedy = f'Give sensor={sensor.name!r}, bands={known}' if known else 'Train on this sensor'
     return (
-        f'expected scenes of what the model was trained on, {trained}, got {sensor.name} ({", ".join(bands)}). '
-        f'{remedy}, or any_sensor: true to predict it all the same.'
+        f'expected a sensor and bands that the model was trained on, {trained}, got {sensor.name} '
+        f'({", ".join(bands)}). {remedy}, or any_sensor: true to predict it all the same.'
     )
 
 
