@@ -36,6 +36,7 @@ class Hub(http.server.ThreadingHTTPServer):
     Attributes:
         content: what it sends.
         digest: the SHA-256 it claims.
+        claims: headers in place of the right ones.
         status: of its answers at the file's address.
         cut: number of bytes after which it closes the connection.
         requests: what it was asked.
@@ -48,6 +49,7 @@ class Hub(http.server.ThreadingHTTPServer):
         self.content = content
         self.digest = hashlib.sha256(content).hexdigest()
         self.linked = True
+        self.claims: dict[str, str] = {}
         self.status = 302
         self.cut: int | None = None
         self.requests: list[str] = []
@@ -71,7 +73,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif self.path != URL:
             self.answer(404, {'X-Error-Code': 'EntryNotFound'})
         elif self.server.status != 302:
-            self.answer(self.server.status, {})
+            self.answer(self.server.status, self.server.claims)
         else:
             linked = {'X-Linked-Etag': f'"{self.server.digest}"', 'X-Linked-Size': str(len(self.server.content))}
             self.answer(
@@ -83,6 +85,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                     # another host, as in life: a client follows that for the bytes only
                     'Location': f'http://localhost:{self.server.server_port}/cdn/{self.server.digest}',
                     **(linked if self.server.linked else {}),
+                    **self.server.claims,
                 },
             )
 
@@ -308,6 +311,73 @@ def test_digest_where_the_cache_has_no_links(hub: Hub, tmp_path: Path, monkeypat
     assert not path.exists()
 
 
+@pytest.mark.parametrize('header', ['X-Linked-Etag', 'X-Xet-Hash', 'X-Repo-Commit'])
+@pytest.mark.parametrize('status', [302, 404])
+def test_hostile_headers_touch_no_file(hub: Hub, tmp_path: Path, header: str, status: int) -> None:
+    """huggingface_hub makes paths of these headers: a Hub could link, write or remove any file of the user."""
+    victim = tmp_path / 'thesis'
+    victim.write_text('years of work')
+    before = sorted(tmp_path.rglob('*'))
+    hub.status = status
+    hub.claims = {header: '../' * 12 + str(victim).lstrip('/'), 'X-Error-Code': 'EntryNotFound'}
+    if header == 'X-Xet-Hash':
+        hub.claims['Link'] = f'<{hub.endpoint}/auth>; rel="xet-auth"'
+    with pytest.raises(CheckpointError):
+        WEIGHTS.fetch()
+    assert victim.read_text() == 'years of work'
+    assert [path for path in sorted(tmp_path.rglob('*')) if 'cache' not in path.parts[-1:] and path not in before] == []
+
+
+def test_another_commit(hub: Hub, tmp_path: Path) -> None:
+    hub.claims = {'X-Repo-Commit': 'f' * 40}
+    with pytest.raises(CheckpointError, match=f'commit .{"f" * 40}.; expected {REVISION}'):
+        WEIGHTS.fetch()
+    assert cached_files(tmp_path) == []
+
+
+@pytest.mark.parametrize('address', ['http://192.0.2.1/clay.ckpt', 'ftp://127.0.0.1/clay.ckpt', 'http://hub.example/'])
+def test_redirect_without_tls(hub: Hub, tmp_path: Path, address: str) -> None:
+    hub.claims = {'Location': address}
+    with pytest.raises(CheckpointError, match=r'would come from|could not be fetched.*ftp'):
+        WEIGHTS.fetch()
+    assert cached_files(tmp_path) == []
+
+
+def test_mirror_without_tls(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    point_at('http://192.0.2.1', monkeypatch)
+    with pytest.raises(CheckpointError, match=r'http://192\.0\.2\.1: expected https.*HF_ENDPOINT'):
+        WEIGHTS.fetch()
+
+
+def test_the_users_client_is_kept(hub: Hub) -> None:
+    """A client with a proxy or certificates of its own is used, checked, and restored."""
+    made: list[object] = []
+
+    def factory() -> object:
+        made.append(huggingface_hub.utils._http.default_client_factory())
+        return made[-1]
+
+    before = huggingface_hub.utils._http._GLOBAL_CLIENT_FACTORY
+    huggingface_hub.set_client_factory(factory)
+    try:
+        WEIGHTS.fetch()
+        assert made
+        assert huggingface_hub.utils._http._GLOBAL_CLIENT_FACTORY is factory
+    finally:
+        huggingface_hub.set_client_factory(before)
+
+
+def test_damaged_file_in_the_cache(hub: Hub) -> None:
+    """The next run would find it again, so the message names what to delete."""
+    path = WEIGHTS.fetch()
+    path.resolve().write_bytes(hub.content[:1000])
+    with pytest.raises(CheckpointError, match=rf'Delete {re.escape(str(path.resolve()))} and {re.escape(str(path))}'):
+        models.clay_tiny_patch8(weights=WEIGHTS)
+    path.resolve().unlink()
+    path.unlink()
+    models.clay_tiny_patch8(weights=WEIGHTS)
+
+
 def test_offline_without_a_cache(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     offline(monkeypatch)
     with pytest.raises(
@@ -371,6 +441,12 @@ def test_weights_of_another_size(builder: type) -> None:
 def test_unknown_name() -> None:
     with pytest.raises(CheckpointError, match=r'No weights .*CLAY_V2.*ClayLarge8_Weights\.CLAY_V1_5'):
         models.clay_large_patch8(weights='ClayLarge8_Weights.CLAY_V2')
+
+
+@pytest.mark.parametrize('weights', ['https://example.org/clay.ckpt', 's3://bucket/clay.ckpt'])
+def test_addresses_are_no_paths(weights: str) -> None:
+    with pytest.raises(CheckpointError, match=f'{weights}.*expected the path of a file'):
+        models.clay_tiny_patch8(weights=weights)
 
 
 def test_paths_are_paths(tmp_path: Path) -> None:

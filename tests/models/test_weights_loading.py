@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import safetensors.torch
 import timm
 import torch
 from torch import Tensor, nn
@@ -334,6 +335,34 @@ def test_autoencoder_that_does_not_fit(tmp_path: Path, edit: Change, match: str)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     with pytest.raises(CheckpointError, match=match):
         load_mae(model, tmp_path / 'file.ckpt')
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ('value', 'dtype', 'match'),
+    [
+        (float('nan'), torch.float32, r'norm\.weight holds 1 values that are not finite'),
+        (float('-inf'), torch.float16, r'norm\.weight holds 1 values that are not finite'),
+        (1e300, torch.float64, r'norm\.weight holds 1 values that are not finite'),
+        (1, torch.int32, r'norm\.weight is torch\.int32, the model expects torch\.float32'),
+        (1, torch.complex64, r'norm\.weight is torch\.complex64'),
+    ],
+)
+@pytest.mark.parametrize('suffix', ['.ckpt', '.safetensors'])
+def test_values_that_are_no_weights(tmp_path: Path, value: float, dtype: torch.dtype, match: str, suffix: str) -> None:
+    """Each output would be NaN, or other numbers than those of the model that was saved."""
+    model = small_encoder()
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    state['norm.weight'] = state['norm.weight'].to(dtype)
+    state['norm.weight'][3] = value
+    path = tmp_path / f'weights{suffix}'
+    if suffix == '.ckpt':
+        torch.save({'state_dict': state}, path)
+    else:
+        safetensors.torch.save_file(state, path)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=match):
+        load_encoder(model, path)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 

@@ -12,15 +12,25 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
+from ipaddress import ip_address
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    set_client_factory,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of requests, httpx or httpx2, by version
+from huggingface_hub.utils import _http
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -142,7 +152,7 @@ class Archive:
         if expected is not None and tensors.keys() == self.shapes.keys() and tensor_digest(tensors) != expected:
             raise CheckpointError(
                 f'{self.path}: the tensors do not match the SHA-256 written with them: the file was damaged or '
-                'changed. Copy or download it again.'
+                f'changed. {_again(self.path)}'
             )
         return tensors
 
@@ -177,6 +187,13 @@ class Archive:
         return any(re.search(r'(^|\.)teacher\.', k) for k in self.shapes)
 
 
+def _again(path: Path) -> str:
+    """Say how to replace a damaged file."""
+    if path.resolve().parent.name == 'blobs':  # of the Hub's cache, which would give the same file again
+        return f'Delete {path.resolve()} and {path}: the next run fetches it again.'
+    return 'Copy or download it again.'
+
+
 def _map_safetensors(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
     """Tensors and metadata of a safetensors file."""
     try:
@@ -184,7 +201,7 @@ def _map_safetensors(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any
             return load_file(path), file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f'{path}: not a whole .safetensors file ({error}). Is it truncated? Copy or download it again.'
+            f'{path}: not a whole .safetensors file ({error}). Is it truncated? {_again(path)}'
         ) from error
 
 
@@ -192,7 +209,7 @@ def _map_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]
     """The state dict of a checkpoint, and its other contents."""
     if not zipfile.is_zipfile(path):
         raise CheckpointError(
-            f'{path}: not a whole PyTorch checkpoint in zip format. Truncated? Then copy or download it again. '
+            f'{path}: not a whole PyTorch checkpoint in zip format. Is it truncated? {_again(path)} '
             'Written by PyTorch before 1.6? Then load and save it with a newer one.'
         )
     try:
@@ -203,7 +220,9 @@ def _map_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]
             'it yourself and save its state_dict alone. PyTorch says: ' + str(error).strip().split('\n')[-1]
         ) from error
     except (RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile, UnicodeDecodeError) as error:
-        raise CheckpointError(f'{path}: not a PyTorch checkpoint, or a damaged one ({error}).') from error
+        raise CheckpointError(
+            f'{path}: not a PyTorch checkpoint, or a damaged one ({error}). {_again(path)}'
+        ) from error
     if not isinstance(contents, Mapping):
         raise CheckpointError(f'{path}: expected a checkpoint with a state_dict, got a {type(contents).__name__}.')
     state = contents.get('state_dict', contents)
@@ -305,7 +324,24 @@ def _gather(archive: Archive, module: nn.Module, prefix: str, released: bool) ->
                 f'{_size_hint(archive)}'
             )
     tensors = archive.read(names)
-    return {here: tensors[there].to(expected[here].dtype) for there, here in names.items()}
+    return {here: _converted(archive, there, tensors.pop(there), expected[here].dtype) for there, here in names.items()}
+
+
+def _converted(archive: Archive, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor of a file in the model's type; raise for kinds of numbers and values that weights never have."""
+    if tensor.dtype != dtype and not (tensor.is_floating_point() and dtype.is_floating_point):
+        raise CheckpointError(
+            f'{archive.path}: {name} is {tensor.dtype}, the model expects {dtype}. Quantized weights are not read: '
+            'give those of float32, float16 or bfloat16.'
+        )
+    converted = tensor.to(dtype)
+    if not converted.isfinite().all():
+        raise CheckpointError(
+            f'{archive.path}: {name} holds {int((~converted.isfinite()).sum())} values that are not finite numbers in '
+            f'{dtype}: every output would be NaN. The training diverged, or the file is damaged: use a checkpoint '
+            f'before that. {_again(archive.path)}'
+        )
+    return converted
 
 
 def _assign(module: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -337,7 +373,8 @@ def load_encoder(model: Clay, path: str | os.PathLike[str] | Archive) -> Clay:
         The model. Its classification head, if it has one, keeps its weights, or is new.
 
     Raises:
-        CheckpointError: for files that cannot be read, hold another model, or do not match in a name or shape.
+        CheckpointError: for files that cannot be read, hold another model, do not match in a name, shape or kind of
+            number, or hold values that are not finite.
     """
     archive = path if isinstance(path, Archive) else Archive(path)
     if any('.lora_A.' in k for k in archive.shapes):
@@ -434,18 +471,24 @@ class ClayLarge8_Weights(WeightsEnum):
         Returns:
             The path of the file.
 
+        The SHA-256 that the file is compared with is the one that the server states, as the release states none.
+
         Raises:
-            CheckpointError: if the Hub cannot be reached, or the file received does not have the Hub's SHA-256.
+            CheckpointError: if the Hub cannot be reached, answers with another commit, without a SHA-256 or from a host
+                without TLS (other than this machine), or if the file received does not have its SHA-256.
         """
         where = {'repo_id': self.meta['hf_repo'], 'filename': self.meta['filename'], 'revision': self.meta['revision']}
         cached = try_to_load_from_cache(**where, cache_dir=cache_dir)
         if isinstance(cached, str):
             return Path(cached)
         try:
-            path = Path(hf_hub_download(**where, cache_dir=cache_dir))
-            expected = path.resolve().name  # the Hub's cache names a large file by its SHA-256
-            if not re.fullmatch('[0-9a-f]{64}', expected):  # but not where there are no links, as on Windows
-                expected = str(get_hf_file_metadata(hf_hub_url(**where)).etag)
+            with _guarded_client(self.meta['revision']):
+                path = Path(hf_hub_download(**where, cache_dir=cache_dir))
+                expected = path.resolve().name  # the Hub's cache names a large file by its SHA-256
+                if not _SHA256.fullmatch(expected):  # but not where there are no links, as on Windows
+                    expected = str(get_hf_file_metadata(hf_hub_url(**where)).etag)
+        except CheckpointError:
+            raise
         except (OSError, RuntimeError, ValueError, HTTPError) as error:
             cause = '' if str(error.__cause__) in str(error) else f' ({error.__cause__})'
             raise CheckpointError(
@@ -453,7 +496,7 @@ class ClayLarge8_Weights(WeightsEnum):
                 f'{error}{cause} Offline? Fetch it where there is a network, and copy the Hub cache, or give weights= '
                 'the path of the file.'
             ) from error
-        _verify(path, expected)
+        _verify(path, expected, Path(cache_dir or constants.HF_HUB_CACHE))
         return path
 
     def get_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -471,13 +514,69 @@ class ClayLarge8_Weights(WeightsEnum):
 WeightsLike = ClayLarge8_Weights | bool | str | os.PathLike[str] | None
 
 
-def _verify(path: Path, expected: str) -> None:
-    """Compare a fetched file with the Hub's SHA-256, and remove it if they differ."""
+_SHA256 = re.compile('[0-9a-f]{64}')
+
+
+def _check_request(request: Any) -> None:
+    """Raise for an address without TLS that is not this machine: whoever is in between could send another file."""
+    host = request.url.host
+    try:
+        local = ip_address(host).is_loopback
+    except ValueError:
+        local = host == 'localhost'
+    if request.url.scheme != 'https' and not local:
+        raise CheckpointError(
+            f'The weights would come from {request.url.scheme}://{host}: expected https, as anyone on the way could '
+            'change them. Is HF_ENDPOINT set to a mirror without TLS? Fetch the file by other means and give weights= '
+            'its path.'
+        )
+
+
+def _check_response(response: Any, revision: str) -> None:
+    """Raise for headers of the Hub that are not what they should be; huggingface_hub makes paths of them."""
+    headers = response.headers
+    commit, etag = headers.get('X-Repo-Commit'), headers.get('X-Linked-Etag') or headers.get('ETag')
+    if commit is not None and commit != revision:
+        raise CheckpointError(f'The Hub answers with commit {commit[:80]!r}; expected {revision}, which is pinned.')
+    digests = [headers['X-Xet-Hash']] if 'X-Xet-Hash' in headers else []
+    if 'X-Linked-Etag' in headers or (commit is not None and etag is not None and response.status_code < 400):
+        digests.append(etag.removeprefix('W/').strip('"'))
+    if wrong := [digest for digest in digests if not _SHA256.fullmatch(digest)]:
+        raise CheckpointError(
+            f'The Hub states {wrong[0][:80]!r} for the weights; expected a SHA-256, 64 hexadecimal digits. Is '
+            'HF_ENDPOINT set to a mirror that hides it? Use another, or give weights= the path of the file.'
+        )
+
+
+@contextmanager
+def _guarded_client(revision: str) -> Iterator[None]:
+    """Check each request and response of huggingface_hub before it acts on them."""
+    factory = _http._GLOBAL_CLIENT_FACTORY  # it has a setter alone; a user's own (proxy, certificates) is kept
+
+    def guarded() -> Any:
+        client: Any = factory()
+        hooks = client.event_hooks
+        client.event_hooks = {
+            'request': [*hooks['request'], _check_request],
+            'response': [*hooks['response'], lambda response: _check_response(response, revision)],
+        }
+        return client
+
+    set_client_factory(guarded)
+    try:
+        yield
+    finally:
+        set_client_factory(factory)
+
+
+def _verify(path: Path, expected: str, cache: Path) -> None:
+    """Compare a fetched file with the Hub's SHA-256, and remove it from the cache if they differ."""
     with open(path, 'rb') as file:
         got = hashlib.file_digest(file, 'sha256').hexdigest()
     if got != expected:
-        path.resolve().unlink()
-        path.unlink(missing_ok=True)
+        for each in {path.resolve(), path}:
+            if each.parent.resolve().is_relative_to(cache.resolve()):
+                each.unlink(missing_ok=True)
         raise CheckpointError(
             f'{path.name}: the Hub states SHA-256 {expected}, the file received has {got}. It was removed from the '
             'cache; fetch it again.'
@@ -508,6 +607,11 @@ def resolve_weights(weights: WeightsLike, model: str, cache_dir: str | Path | No
         if name != weights and name not in members:
             raise CheckpointError(f'No weights {weights!r}. Released: {list(members.values())}.')
         weights = members.get(name, weights)
+        if isinstance(weights, str) and re.match(r'[a-z0-9+]+://', weights):
+            raise CheckpointError(
+                f'weights={weights!r}: expected the path of a file, as nothing is downloaded from an address. Fetch it '
+                'and give its path; True fetches the released weights.'
+            )
     if isinstance(weights, str | os.PathLike):
         return Path(weights)
     released: Any = ClayLarge8_Weights.CLAY_V1_5 if weights is True else weights
