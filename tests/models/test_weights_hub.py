@@ -371,7 +371,7 @@ def test_damaged_file_in_the_cache(hub: Hub) -> None:
     """The next run would find it again, so the message names what to delete."""
     path = WEIGHTS.fetch()
     path.resolve().write_bytes(hub.content[:1000])
-    with pytest.raises(CheckpointError, match=rf'Delete {re.escape(str(path.resolve()))} and {re.escape(str(path))}'):
+    with pytest.raises(CheckpointError, match=rf'delete {re.escape(str(path.resolve()))} and {re.escape(str(path))}'):
         models.clay_tiny_patch8(weights=WEIGHTS)
     path.resolve().unlink()
     path.unlink()

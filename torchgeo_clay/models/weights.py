@@ -152,7 +152,7 @@ class Archive:
         if expected is not None and tensors.keys() == self.shapes.keys() and tensor_digest(tensors) != expected:
             raise CheckpointError(
                 f'{self.path}: the tensors do not match the SHA-256 written with them: the file was damaged or '
-                f'changed. {_again(self.path)}'
+                f'changed. Fetch it again{_cached(self.path)}.'
             )
         return tensors
 
@@ -187,11 +187,9 @@ class Archive:
         return any(re.search(r'(^|\.)teacher\.', k) for k in self.shapes)
 
 
-def _again(path: Path) -> str:
-    """Say how to replace a damaged file."""
-    if path.resolve().parent.name == 'blobs':  # of the Hub's cache, which would give the same file again
-        return f'Delete {path.resolve()} and {path}: the next run fetches it again.'
-    return 'Copy or download it again.'
+def _cached(path: Path) -> str:
+    """Name what to delete before a file of the Hub's cache is fetched again; the cache would give the same file."""
+    return f': delete {path.resolve()} and {path} first' if path.resolve().parent.name == 'blobs' else ''
 
 
 def _map_safetensors(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
@@ -201,7 +199,7 @@ def _map_safetensors(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any
             return load_file(path), file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f'{path}: not a whole .safetensors file ({error}). Is it truncated? {_again(path)}'
+            f'{path}: not a whole .safetensors file ({error}). Is it truncated? Fetch it again{_cached(path)}.'
         ) from error
 
 
@@ -209,7 +207,7 @@ def _map_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]
     """The state dict of a checkpoint, and its other contents."""
     if not zipfile.is_zipfile(path):
         raise CheckpointError(
-            f'{path}: not a whole PyTorch checkpoint in zip format. Is it truncated? {_again(path)} '
+            f'{path}: not a whole PyTorch checkpoint in zip format. Is it truncated? Fetch it again{_cached(path)}. '
             'Written by PyTorch before 1.6? Then load and save it with a newer one.'
         )
     try:
@@ -221,7 +219,7 @@ def _map_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]
         ) from error
     except (RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile, UnicodeDecodeError) as error:
         raise CheckpointError(
-            f'{path}: not a PyTorch checkpoint, or a damaged one ({error}). {_again(path)}'
+            f'{path}: not a PyTorch checkpoint, or a damaged one ({error}). Fetch it again{_cached(path)}.'
         ) from error
     if not isinstance(contents, Mapping):
         raise CheckpointError(f'{path}: expected a checkpoint with a state_dict, got a {type(contents).__name__}.')
@@ -339,7 +337,7 @@ def _converted(archive: Archive, name: str, tensor: Tensor, dtype: torch.dtype) 
         raise CheckpointError(
             f'{archive.path}: {name} holds {int((~converted.isfinite()).sum())} values that are not finite numbers in '
             f'{dtype}: every output would be NaN. The training diverged, or the file is damaged: use a checkpoint '
-            f'before that. {_again(archive.path)}'
+            f'before that, or fetch it again{_cached(archive.path)}.'
         )
     return converted
 
