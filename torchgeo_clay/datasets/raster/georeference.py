@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import cast
 
 import numpy as np
@@ -22,7 +21,8 @@ from pyproj.exceptions import CRSError, ProjError
 from rasterio import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.io import DatasetReader
-from shapely import MultiPolygon, Polygon, box, union_all
+from rasterio.transform import from_gcps
+from shapely import MultiPoint, MultiPolygon, Polygon, box, get_coordinates, snap, union_all
 from shapely.affinity import translate
 
 __all__ = (
@@ -69,24 +69,21 @@ def georeferencing(dataset: DatasetReader) -> tuple[CRS | None, Affine, str]:
 
 def _fit(points: Sequence[GroundControlPoint], geographic: bool) -> tuple[Affine, str]:
     """The affine closest to ground control points, and what to report of it; the identity if there is none."""
-    pixels = np.array([(p.col, p.row) for p in points], np.float64)
-    ground = np.array([(p.x, p.y) for p in points], np.float64)
-    if geographic:  # one side of ±180°
-        ground[:, 0] = ground[0, 0] + (ground[:, 0] - ground[0, 0] + 180) % 360 - 180
-    center, origin = pixels.mean(axis=0), ground.mean(axis=0)
-    pixels, ground = pixels - center, ground - origin
+    pixels, ground = np.array([(p.col, p.row) for p in points]), np.array([(p.x, p.y) for p in points])
     if not (np.isfinite(pixels).all() and np.isfinite(ground).all()):
         return Affine.identity(), f'its {len(points)} ground control points are not all finite'
-    if np.linalg.matrix_rank(pixels, tol=1e-6 * max(np.abs(pixels).max(), 1)) < 2:
+    centered = pixels - pixels.mean(axis=0)
+    if np.linalg.matrix_rank(centered, tol=1e-6 * max(np.abs(centered).max(), 1)) < 2:
         return Affine.identity(), f'its {len(points)} ground control points lie on one line'
-    matrix = np.linalg.lstsq(pixels, ground, rcond=None)[0]
-    (a, d), (b, e) = matrix
-    c, f = origin - center @ matrix
-    off = 0.0
-    if np.linalg.matrix_rank(matrix) == 2:
-        off = float(np.linalg.norm((ground - pixels @ matrix) @ np.linalg.inv(matrix), axis=1).max())
+    if geographic:  # one side of ±180°
+        ground[:, 0] = ground[0, 0] + (ground[:, 0] - ground[0, 0] + 180) % 360 - 180
+    fitted = from_gcps([GroundControlPoint(*p[::-1], *g) for p, g in zip(pixels, ground, strict=True)])
+    if fitted.is_degenerate:
+        return fitted, ''
+    found = np.array([apply(~fitted, x, y) for x, y in ground])
+    off = float(np.linalg.norm(found - pixels, axis=1).max())
     report = f'its {len(points)} ground control points are up to {off:.0f} pixels from the affine fitted to them'
-    return Affine(a, b, c, d, e, f), report if off > 1 else ''
+    return fitted, report if off > 1 else ''
 
 
 def _problem(crs: CRS, transform: Affine, height: int, width: int) -> str:
@@ -214,14 +211,11 @@ def _ground_distance(crs: CRS, transform: Affine, x: float, y: float, dx: float,
     return float(_WGS84.inv(lon1, lat1, lon2, lat2)[2])
 
 
-Point = tuple[float, float]
-Ring = npt.NDArray[np.float64]
+#: Parts that each side of a window is cut into, as straight edges of a projection are not straight in degrees.
+_PARTS = 64
 
-#: Pixels that a straight edge in WGS84 may lie beside the window's own edge; where it would be more, points are added.
+#: Pixels that an edge in WGS84 may lie beside the window's own; where points change less, they are left out.
 _TOLERANCE = 0.05
-
-#: Parts that an edge is cut into at most.
-_MOST = 64
 
 #: Degrees from a pole that count as on it: 0.1 mm.
 _AT_POLE = 1e-9
@@ -238,10 +232,7 @@ def footprint(transform: Affine, row: float, col: float, height: float, width: f
 def footprint_wgs84(
     crs: CRS | None, transform: Affine, row: float, col: float, height: float, width: float
 ) -> Polygon | MultiPolygon:
-    """A window's outline in longitude and latitude.
-
-    Straight edges of a projection are not straight in degrees: points are added along them where they would be off by
-    more than a twentieth of a pixel.
+    """A window's outline in longitude and latitude, with points along edges that would else be off.
 
     Args: as :func:`window_center`.
 
@@ -252,91 +243,63 @@ def footprint_wgs84(
     return outline_wgs84(crs, transform, _corners(row, col, height, width))
 
 
-def outline_wgs84(crs: CRS | None, transform: Affine, corners: list[tuple[float, float]]) -> Polygon | MultiPolygon:
-    """Return an outline of pixels, corners as (column, row), in longitude and latitude, as :func:`footprint_wgs84`."""
-    if crs is None:
-        return Polygon()
-    edges = pairwise([*corners, corners[0]])
-    points = [point for begin, end in edges for point in _edge(crs, transform, begin, end)]
-    if not np.isfinite(points).all():
-        return Polygon()
-    if _in_degrees(crs):
-        return _cut_at_antimeridian(np.array([*points, points[0]]))
-    return _cut_at_antimeridian(_unwrapped(points))
-
-
 def _corners(row: float, col: float, height: float, width: float) -> list[tuple[float, float]]:
     """Corners of a window as (column, row)."""
     return [(col, row), (col, row + height), (col + width, row + height), (col + width, row)]
 
 
-def _edge(crs: CRS, transform: Affine, begin: Point, end: Point) -> list[Point]:
-    """Points of an edge in degrees, from its begin up to, but without, its end."""
-    degrees = _in_degrees(crs)
-
-    def at(share: float) -> Point:
-        x, y = apply(transform, *(a + share * (b - a) for a, b in zip(begin, end, strict=True)))
-        lon, lat = lon_lat(crs, x, y)
-        return (lon + 360 * round((x - lon) / 360) if degrees and math.isfinite(lon) else lon), lat
-
-    line = np.array([at(0), at(0.5), at(1)])
-    if not np.isfinite(line).all():
-        return [(math.nan, math.nan)]
-    if not degrees:
-        line[:, 0] = np.unwrap(line[:, 0], period=360)
-    line[:, 0] *= math.cos(math.radians(line[:, 1].mean()))
-    length, off = math.dist(line[0], line[2]), math.dist(line[1], (line[0] + line[2]) / 2)
-    if length == 0:
-        return [at(0)]
-    pixels = off / length * math.dist(begin, end)
-    parts = min(max(1, math.ceil(math.sqrt(pixels / _TOLERANCE) - 1e-9)), _MOST)  # the error falls with their square
-    points: list[Point] = []
-    for i, ((lon, lat), (after, _)) in enumerate(pairwise(at(i / parts) for i in range(parts + 1))):
-        points.append((lon, lat))
-        opposite = abs((after - lon) % 360 - 180) < _AT_POLE
-        if opposite and abs(lat) < abs(at((i + 0.5) / parts)[1]):  # the edge passes the pole
-            points.append((lon, math.copysign(90, lat)))
-    return points
+def outline_wgs84(crs: CRS | None, transform: Affine, corners: list[tuple[float, float]]) -> Polygon | MultiPolygon:
+    """Return an outline of pixels, corners as (column, row), in longitude and latitude, as :func:`footprint_wgs84`."""
+    transformer = None if crs is None else _to_wgs84(crs.srs)
+    if crs is None or transformer is None:
+        return Polygon()
+    ring, degrees = Polygon([apply(transform, *corner) for corner in corners]), _in_degrees(crs)
+    if not degrees and ring.area:
+        ring = ring.segmentize(ring.length / 4 / _PARTS)
+        ring = snap(ring, _poles(crs.srs), 1e-6 * math.sqrt(abs(transform.determinant)))
+    x, y = get_coordinates(ring)[:-1].T
+    lon, lat = transformer.transform(x, y)
+    if not (np.isfinite([lon, lat]).all() and np.abs(lat).max() <= 90):
+        return Polygon()
+    if degrees:  # as far east as the file counts
+        return _cut_at_antimeridian(Polygon(np.column_stack([lon + 360 * np.round((x - lon) / 360), lat])))
+    whole = Polygon(_unwrapped(np.column_stack([lon, lat])))
+    pixels = max(Polygon(corners).area, 1)
+    side = math.sqrt(whole.area * math.cos(math.radians(lat.mean())) / pixels)  # degrees of latitude per pixel
+    return _cut_at_antimeridian(whole.simplify(_TOLERANCE * side))
 
 
-def _unwrapped(points: list[Point]) -> Ring:
-    """A closed outline (N + 1, 2) whose longitudes continue beyond ±180°.
+@functools.lru_cache(maxsize=1024)
+def _poles(text: str) -> MultiPoint:
+    """The poles in a projected CRS, without those it does not have."""
+    transformer = _to_wgs84(text)
+    assert transformer is not None
+    places = np.column_stack(transformer.transform([0, 0], [90, -90], direction='INVERSE'))
+    return MultiPoint(places[np.isfinite(places).all(axis=1)])
 
-    At a pole every longitude is the same place, so a point there becomes two, with the longitudes before and after it.
+
+def _unwrapped(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """An outline (N, 2), longitudes and latitudes, whose longitudes continue beyond ±180°.
+
+    It is closed along the pole's side of the map if it goes around a pole. At a pole every longitude is the same place,
+    so a point there becomes two, with the longitudes of its neighbors.
     """
-    on_pole = [abs(lat) > 90 - _AT_POLE for _, lat in points]
-    if any(on_pole):
-        start = next(i for i in range(len(points)) if on_pole[i - 1] and not on_pole[i])
-        points = _doubled_at_pole(points[start:] + points[:start], on_pole[start:] + on_pole[:start])
-    ring = np.array([*points, points[0]])
-    ring[:, 0] = np.unwrap(ring[:, 0], period=360)
-    turn = ring[-1, 0] - ring[0, 0]
-    if any(on_pole) and abs(turn) > 180:  # half a turn at the pole, taken to the wrong side
-        ring[int(np.argmax(np.abs(np.diff(ring[:, 0])))) + 1 :, 0] -= turn
-    return ring
+    (at_pole,) = np.nonzero(np.abs(points[:, 1]) > 90 - _AT_POLE)
+    if len(at_pole):
+        points = np.roll(points, -at_pole[0], axis=0)[len(at_pole) :]
+    else:
+        points = np.vstack([points, points[:1]])
+    lon, lat = np.unwrap(points[:, 0], period=360), points[:, 1]
+    if len(at_pole) or abs(lon[-1] - lon[0]) > 180:
+        pole = math.copysign(90, lat.mean())
+        lon, lat = np.append(lon, [lon[-1], lon[0]]), np.append(lat, [pole, pole])
+    return np.column_stack([lon, lat])
 
 
-def _doubled_at_pole(points: list[Point], on_pole: list[bool]) -> list[Point]:
-    """An outline that begins beside a pole, with two points in place of each run of points on it."""
-    pole = math.copysign(90, points[-1][1])
-    doubled: list[Point] = []
-    for i, point in enumerate(points):
-        if not on_pole[i]:
-            doubled.append(point)
-        elif not on_pole[i - 1]:
-            after = next((p for p, at_pole in zip(points[i:], on_pole[i:], strict=True) if not at_pole), points[0])
-            doubled += [(points[i - 1][0], pole), (after[0], pole)]
-    return doubled
-
-
-def _cut_at_antimeridian(ring: Ring) -> Polygon | MultiPolygon:
-    """A polygon with longitudes in -180 to 180 of an outline (N + 1, 2) that may go beyond."""
-    turns, points = round((ring[-1, 0] - ring[0, 0]) / 360), ring[:-1]
-    if turns:  # the outline goes around a pole: close it along the pole's side of the map
-        pole = math.copysign(90, ring[:, 1].mean())
-        points = np.vstack([ring, [[ring[-1, 0], pole], [ring[0, 0], pole]]])
-    whole = Polygon(points)
-    if points[:, 0].min() >= -180 and points[:, 0].max() <= 180:
+def _cut_at_antimeridian(whole: Polygon) -> Polygon | MultiPolygon:
+    """A polygon whose longitudes may go beyond ±180°, with longitudes in -180 to 180."""
+    west, _, east, _ = whole.bounds
+    if west >= -180 and east <= 180:
         return whole
     parts = [
         translate(whole.intersection(box(turn * 360 - 180, -90, turn * 360 + 180, 90)), xoff=-turn * 360)
