@@ -13,10 +13,17 @@ from torch import Tensor
 
 from torchgeo_clay.sensors.sensor import Sensor
 
-__all__ = ('UnitsCheck', 'check_to_db', 'check_units', 'to_decibels')
+__all__ = ('UnitsCheck', 'check_numbers', 'check_to_db', 'check_units', 'to_decibels')
 
 #: Power of no return, from the release's data module: -100 dB.
 _LEAST_POWER = 1e-10
+
+
+def check_numbers(**options: float | None) -> None:
+    """Raise ValueError for a scale or offset that is not finite, and a scale of zero; None asks the file."""
+    for name, value in options.items():
+        if value is not None and not (abs(value) < 1e30 and (value or name != 'scale')):
+            raise ValueError(f'{name}: expected a finite number{" other than 0" * (name == "scale")}, got {value}.')
 
 
 def check_to_db(sensor: Sensor, to_db: bool) -> None:

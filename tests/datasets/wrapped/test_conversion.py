@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from torchgeo_clay.datasets.raster.dates import from_interval
 from torchgeo_clay.datasets.wrapped.conversion import Conversion, check_range
-from torchgeo_clay.datasets.wrapped.place import from_interval
 from torchgeo_clay.datasets.wrapped.resampling import SharedMask, pixel_growth
 from torchgeo_clay.sensors import get_sensor
 

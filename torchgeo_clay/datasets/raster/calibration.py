@@ -17,7 +17,7 @@ from torchgeo_clay.datasets.raster.validity import Pixels, Valid
 from torchgeo_clay.sensors import Sensor
 from torchgeo_clay.sensors.plausibility import check_to_db, check_units, to_decibels
 
-__all__ = ('RAW', 'Calibration', 'calibrate', 'check_numbers')
+__all__ = ('RAW', 'Calibration', 'calibrate')
 
 #: Pixels (C, 1, N) of a file, and which are valid (1, 1, N).
 Sample = tuple[Pixels, Valid]
@@ -82,13 +82,6 @@ class Calibration:
 
 #: The file's numbers as they are.
 RAW = Calibration()
-
-
-def check_numbers(**options: float | None) -> None:
-    """Raise ValueError for a scale or offset that is not finite, and a scale of zero; None asks the file."""
-    for name, value in options.items():
-        if value is not None and not (abs(value) < 1e30 and (value or name != 'scale')):
-            raise ValueError(f'{name}: expected a finite number{" other than 0" * (name == "scale")}, got {value}.')
 
 
 def calibrate(

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePath
 
-__all__ = ('UNKNOWN', 'Acquisition', 'acquisition', 'from_name', 'from_tags', 'parse_time')
+__all__ = ('UNKNOWN', 'Acquisition', 'acquisition', 'from_interval', 'from_name', 'from_tags', 'parse_time')
 
 _DAY = 86400.0
 #: Longest interval that still determines the season, seconds: a monthly composite.
@@ -68,10 +68,18 @@ def _interval(first: Acquisition, last: Acquisition) -> Acquisition:
         return UNKNOWN
     if span > _LONGEST:
         return Acquisition(math.nan, first.start, last.stop)
-    middle = (first.start + last.start) / 2
+    middle = first.start if span <= 1 else (first.start + last.start) / 2
     if span < _DAY - 2 and first.has_hour and last.has_hour:
         return Acquisition(middle, first.start, last.stop)
     return Acquisition(middle // _DAY * _DAY + _DAY / 2, first.start, last.stop, has_hour=False)
+
+
+def from_interval(first: datetime, last: datetime) -> Acquisition:
+    """Return the acquisition of an interval from one moment to another (UTC), as in TorchGeo's index.
+
+    It is a second for an interval of seconds, noon for whole days, the middle for hours; unknown beyond a month.
+    """
+    return _interval(_moment(first, has_hour=True), _moment(last, has_hour=True))
 
 
 _SLASHED = re.compile(r'(?<!\d)(\d{4})([:/])(\d{2})\2(\d{2})(?!\d)')

@@ -285,10 +285,7 @@ def _unwrapped(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     so a point there becomes two, with the longitudes of its neighbors.
     """
     (at_pole,) = np.nonzero(np.abs(points[:, 1]) > 90 - _AT_POLE)
-    if len(at_pole):
-        points = np.roll(points, -at_pole[0], axis=0)[len(at_pole) :]
-    else:
-        points = np.vstack([points, points[:1]])
+    points = np.roll(points, -at_pole[0], axis=0)[len(at_pole) :] if len(at_pole) else np.vstack([points, points[:1]])
     lon, lat = np.unwrap(points[:, 0], period=360), points[:, 1]
     if len(at_pole) or abs(lon[-1] - lon[0]) > 180:
         pole = math.copysign(90, lat.mean())

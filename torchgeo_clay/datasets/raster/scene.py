@@ -19,7 +19,7 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from torchgeo_clay.conditioning import check_gsd
-from torchgeo_clay.datasets.raster.calibration import RAW, Calibration, calibrate, check_numbers
+from torchgeo_clay.datasets.raster.calibration import RAW, Calibration, calibrate
 from torchgeo_clay.datasets.raster.dates import UNKNOWN, Acquisition, acquisition, parse_time
 from torchgeo_clay.datasets.raster.detection import (
     FAR,
@@ -34,7 +34,7 @@ from torchgeo_clay.datasets.raster.files import SceneError, open_raster, printab
 from torchgeo_clay.datasets.raster.georeference import georeferencing, window_center, window_gsd
 from torchgeo_clay.datasets.raster.validity import Validity, check_complete, read_sample, read_validity, undeclared_fill
 from torchgeo_clay.sensors import Sensor
-from torchgeo_clay.sensors.plausibility import check_to_db
+from torchgeo_clay.sensors.plausibility import check_numbers, check_to_db
 
 __all__ = (
     'Scene', 'file_version', 'list_skipped', 'log_assumptions', 'nothing_left', 'scan_scene', 'scan_scenes',

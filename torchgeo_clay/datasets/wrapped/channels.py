@@ -17,15 +17,7 @@ from torchvision.datasets.folder import default_loader
 from torchgeo_clay.datasets.wrapped.known import known_channels
 from torchgeo_clay.sensors import Band, Sensor
 
-__all__ = (
-    'OWN',
-    'Selection',
-    'channels_of',
-    'leaf_of',
-    'own_sensor',
-    'select_channels',
-    'wavelengths_of',
-)
+__all__ = ('OWN', 'Selection', 'channels_of', 'leaf_of', 'own_sensor', 'select_channels', 'wavelengths_of')
 
 #: Relative tolerance between a dataset's own wavelength of a band and the sensor's.
 _TOLERANCE = 0.1

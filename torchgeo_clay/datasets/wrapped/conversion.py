@@ -1,21 +1,21 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Conversion of a dataset's units to a sensor's and back. Shapes: (…, C, H, W)."""
+"""Conversion of what a dataset delivers, units and boxes, and back. Shapes: (…, C, H, W), N objects, P points."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torchgeo.datasets import FAIR1M
 
 from torchgeo_clay.sensors import Sensor
-from torchgeo_clay.sensors.plausibility import check_to_db, to_decibels
+from torchgeo_clay.sensors.plausibility import check_numbers, check_to_db, to_decibels
 
-__all__ = ('Conversion', 'check_range')
-
-#: No factor or summand of an image is this large; NaN compares as false.
-_ABSURD = 1e30
+__all__ = ('Conversion', 'check_range', 'with_boxes', 'with_outlines')
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,8 @@ class Conversion:
     to_db: bool = False
 
     def __post_init__(self) -> None:
-        """Validate.
-
-        Raises:
-            ValueError: for a scale of zero, or numbers that are not finite.
-        """
-        if not 0 < abs(self.scale) < _ABSURD:
-            raise ValueError(f'scale: expected a finite number other than 0, got {self.scale}.')
-        if not abs(self.offset) < _ABSURD:
-            raise ValueError(f'offset: expected a finite number, got {self.offset}.')
+        """Raise ValueError for a scale of zero, or numbers that are not finite."""
+        check_numbers(scale=self.scale, offset=self.offset)
 
     def __call__(self, image: Tensor, sensor: Sensor) -> Tensor:
         """Convert to the sensor's units.
@@ -100,3 +93,23 @@ def check_range(image: Tensor, sensor: Sensor) -> None:
             f'values from {low:g} to {high:g}. The dataset delivers fractions: write scale={unit}, or the factor that '
             "gives the product's own numbers, and leave normalization to the sensor."
         )
+
+
+def with_boxes(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace outlines ``bbox_xyxy`` (N, P, 2), as of FAIR1M, by the boxes around them, (N, 4); no boxes are (0, 4)."""
+    boxes = sample.get('bbox_xyxy')
+    if not isinstance(boxes, Tensor):
+        return dict(sample)
+    if boxes.numel() == 0:
+        boxes = boxes.reshape(0, 4)
+    elif boxes.ndim == 3:
+        boxes = torch.cat([boxes.amin(1), boxes.amax(1)], 1)
+    return {**sample, 'bbox_xyxy': boxes}
+
+
+def with_outlines(sample: Mapping[str, Any], leaf: Any) -> dict[str, Any]:
+    """Replace boxes (N, 4) by outlines (N, 5, 2) for the plots of a dataset that has outlines."""
+    if not isinstance(leaf, FAIR1M):
+        return dict(sample)
+    keys = [key for key in ('bbox_xyxy', 'prediction_bbox_xyxy') if key in sample]
+    return {**sample, **{key: sample[key][:, [0, 1, 0, 3, 2, 3, 2, 1, 0, 1]].reshape(-1, 5, 2) for key in keys}}

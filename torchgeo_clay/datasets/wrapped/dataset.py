@@ -20,15 +20,8 @@ from torchgeo.datasets import PASTIS, GeoDataset
 
 from torchgeo_clay.conditioning import check_gsd
 from torchgeo_clay.datasets.upstream import Sample
-from torchgeo_clay.datasets.wrapped.boxes import with_boxes, with_outlines
-from torchgeo_clay.datasets.wrapped.channels import (
-    Selection,
-    channels_of,
-    leaf_of,
-    select_channels,
-    wavelengths_of,
-)
-from torchgeo_clay.datasets.wrapped.conversion import Conversion, check_range
+from torchgeo_clay.datasets.wrapped.channels import Selection, channels_of, leaf_of, select_channels, wavelengths_of
+from torchgeo_clay.datasets.wrapped.conversion import Conversion, check_range, with_boxes, with_outlines
 from torchgeo_clay.datasets.wrapped.known import REFUSED, STACKED, other_product
 from torchgeo_clay.datasets.wrapped.place import SampleMetadata, opened_files, sample_metadata
 from torchgeo_clay.datasets.wrapped.resampling import pixel_growth, share_masks, transforms_of

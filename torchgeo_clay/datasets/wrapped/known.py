@@ -7,59 +7,10 @@ Sources are the papers of the datasets and how TorchGeo 0.10.1 reads their files
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torchgeo.datasets import (
-    BRIGHTDFC2025,
-    COWC,
-    DLRSD,
-    ETCI2021,
-    FAIR1M,
-    GID15,
-    LEVIRCD,
-    OSCD,
-    PASTIS,
-    SEN12MS,
-    SKIPPD,
-    SSL4EOL,
-    SSL4EOS12,
-    VHR10,
-    BigEarthNet,
-    BigEarthNetV2,
-    BioMassters,
-    CaFFe,
-    ChesapeakeCVPR,
-    DeepGlobeLandCover,
-    DigitalTyphoon,
-    DLRSDMultilabel,
-    EuroSAT,
-    FieldsOfTheWorld,
-    GeoNRW,
-    InriaAerialImageLabeling,
-    L7Irish,
-    L8Biome,
-    LandCoverAI,
-    LandCoverAIGeo,
-    LEVIRCDPlus,
-    LoveDA,
-    MMFlood,
-    NASAMarineDebris,
-    Potsdam2D,
-    QuakeSet,
-    ReforesTree,
-    SeasonalContrastS2,
-    Sentinel2,
-    So2Sat,
-    SpaceNet,
-    SSL4EOLBenchmark,
-    SustainBenchCropYield,
-    TreeSatAI,
-    TropicalCyclone,
-    USAVars,
-    Vaihingen2D,
-    xBD,
-)
+from torchgeo import datasets as tg
 
 __all__ = ('REFUSED', 'STACKED', 'known_channels', 'other_product')
 
@@ -96,7 +47,7 @@ _SO2SAT_S1 = ('VH real', 'VH imaginary', 'VV real', 'VV imaginary', 'vh', 'vv', 
 
 def _tm_or_oli(split: str) -> Names:
     """Channels of a split of SSL4EO-L."""
-    names: Names = SSL4EOL.metadata[split]['all_bands']
+    names: Names = tg.SSL4EOL.metadata[split]['all_bands']
     return names if split.startswith('oli') else tuple(_TM.get(n, n) for n in names)
 
 
@@ -104,12 +55,11 @@ def _chesapeake(dataset: Any, key: str) -> Names:
     """Channels of the image layers, in order; those of a second layer carry the layer's name."""
     names: list[str] = []
     for layer in dataset.layers:
+        own: Sequence[str] = ()
         if layer in ('naip-new', 'naip-old'):
-            own: Names = ('R', 'G', 'B', 'N')
+            own = ('R', 'G', 'B', 'N')
         elif layer in ('landsat-leaf-on', 'landsat-leaf-off'):
-            own = tuple(f'B{i}' for i in (1, 2, 3, 4, 5, 6, 7, 10, 11))
-        else:
-            continue
+            own = [f'B{i}' for i in (1, 2, 3, 4, 5, 6, 7, 10, 11)]
         names += [f'{layer}/{n}' for n in own] if names else own
     return tuple(names)
 
@@ -162,51 +112,52 @@ def _always(*names: str) -> Callable[[Any, str], Names]:
 
 #: Innermost dataset, key of its image → names of the channels, in order; None for unknown.
 _CHANNELS: Mapping[type, Callable[[Any, str], Names | None]] = {
-    BigEarthNet: _bigearthnet,
-    BigEarthNetV2: _bigearthnet,
-    BioMassters: _biomassters,
-    ChesapeakeCVPR: _chesapeake,
-    FieldsOfTheWorld: _always(*_RGBN),  # of two windows of the season, the later one first
-    L7Irish: lambda dataset, key: tuple(_ETM[b] for b in dataset.datasets[0].bands),
-    MMFlood: _mmflood,
-    SSL4EOL: lambda dataset, key: _tm_or_oli(dataset.split) * dataset.seasons,
-    SSL4EOLBenchmark: lambda dataset, key: _tm_or_oli(dataset.sensor),
-    SSL4EOS12: lambda dataset, key: tuple(dataset.bands) * dataset.seasons,
-    SeasonalContrastS2: lambda dataset, key: tuple(dataset.bands) * dataset.seasons,
-    So2Sat: _so2sat,
-    SpaceNet: lambda dataset, key: _SPACENET.get(dataset.image),
-    TreeSatAI: _treesatai,
-    Vaihingen2D: _always('nir', 'red', 'green'),
-    Potsdam2D: _always(*_RGBN),
-    USAVars: _always(*_RGBN),
-    PASTIS: lambda dataset, key: tuple(b[4:] if b.startswith('S1') else b for b in dataset.bands),
-    QuakeSet: _always('vv', 'vh'),
-    CaFFe: _always('radar amplitude'),
-    DigitalTyphoon: lambda dataset, key: ('infrared',) * getattr(dataset, 'sequence_length', 1),
-    TropicalCyclone: _always('infrared', 'infrared', 'infrared'),
+    tg.BigEarthNet: _bigearthnet,
+    tg.BigEarthNetV2: _bigearthnet,
+    tg.BioMassters: _biomassters,
+    tg.ChesapeakeCVPR: _chesapeake,
+    tg.FieldsOfTheWorld: _always(*_RGBN),  # of two windows of the season, the later one first
+    tg.L7Irish: lambda dataset, key: tuple(_ETM[b] for b in dataset.datasets[0].bands),
+    tg.MMFlood: _mmflood,
+    tg.SSL4EOL: lambda dataset, key: _tm_or_oli(dataset.split) * dataset.seasons,
+    tg.SSL4EOLBenchmark: lambda dataset, key: _tm_or_oli(dataset.sensor),
+    tg.SSL4EOS12: lambda dataset, key: tuple(dataset.bands) * dataset.seasons,
+    tg.SeasonalContrastS2: lambda dataset, key: tuple(dataset.bands) * dataset.seasons,
+    tg.So2Sat: _so2sat,
+    tg.SpaceNet: lambda dataset, key: _SPACENET.get(dataset.image),
+    tg.TreeSatAI: _treesatai,
+    tg.Vaihingen2D: _always('nir', 'red', 'green'),
+    tg.Potsdam2D: _always(*_RGBN),
+    tg.USAVars: _always(*_RGBN),
+    tg.PASTIS: lambda dataset, key: tuple(b[4:] if b.startswith('S1') else b for b in dataset.bands),
+    tg.QuakeSet: _always('vv', 'vh'),
+    tg.CaFFe: _always('radar amplitude'),
+    tg.DigitalTyphoon: lambda dataset, key: ('infrared',) * getattr(dataset, 'sequence_length', 1),
+    tg.TropicalCyclone: _always('infrared', 'infrared', 'infrared'),
     **dict.fromkeys(
         (
-            COWC, DeepGlobeLandCover, DLRSD, DLRSDMultilabel, FAIR1M, GeoNRW, GID15, InriaAerialImageLabeling,
-            LandCoverAI, LandCoverAIGeo, LEVIRCD, LEVIRCDPlus, LoveDA, NASAMarineDebris, ReforesTree, VHR10, xBD,
+            tg.COWC, tg.DeepGlobeLandCover, tg.DLRSD, tg.DLRSDMultilabel, tg.FAIR1M, tg.GeoNRW, tg.GID15,
+            tg.InriaAerialImageLabeling, tg.LandCoverAI, tg.LandCoverAIGeo, tg.LEVIRCD, tg.LEVIRCDPlus, tg.LoveDA,
+            tg.NASAMarineDebris, tg.ReforesTree, tg.VHR10, tg.xBD,
         ),
         _always(*_RGB),
     ),
 }  # fmt: skip
 
 #: Datasets that stack this number of dates as channels.
-STACKED: Mapping[type, int] = {FieldsOfTheWorld: 2, QuakeSet: 2}
+STACKED: Mapping[type, int] = {tg.FieldsOfTheWorld: 2, tg.QuakeSet: 2}
 
 #: Datasets that Clay cannot use, and why; by class.
 REFUSED: Mapping[type, str] = {
-    BRIGHTDFC2025: (
+    tg.BRIGHTDFC2025: (
         'its two dates are of two sensors, an optical image and a radar image repeated three times, and a batch has '
         'one sensor. Take one date as a dataset of your own'
     ),
-    ETCI2021: (
+    tg.ETCI2021: (
         'its radar images are pictures of 8 bits, each polarization repeated three times, which no longer give decibels'
     ),
-    SKIPPD: 'its photographs look up to the sky and have no meters per pixel',
-    SustainBenchCropYield: 'its images are histograms of pixels over time and have no meters per pixel',
+    tg.SKIPPD: 'its photographs look up to the sky and have no meters per pixel',
+    tg.SustainBenchCropYield: 'its images are histograms of pixels over time and have no meters per pixel',
 }
 
 
@@ -239,15 +190,16 @@ def other_product(dataset: Any, sensor: str) -> str | None:
         if (product := other_product(part, sensor)) is not None:
             return product
     if sensor == 'sentinel-2-l2a':
-        level1 = isinstance(dataset, Sentinel2) and any('MSIL1C' in str(p) for p in dataset.index.filepath)
-        split = isinstance(dataset, SSL4EOS12) and dataset.split == 's2c'
+        level1 = isinstance(dataset, tg.Sentinel2) and any('MSIL1C' in str(p) for p in dataset.index.filepath)
+        split = isinstance(dataset, tg.SSL4EOS12) and dataset.split == 's2c'
         # SEN12MS, So2Sat and SeCo: their papers take Sentinel-2 from Earth Engine's collection of level 1C
-        if level1 or split or isinstance(dataset, EuroSAT | OSCD | SEN12MS | So2Sat | SeasonalContrastS2):
-            return 'Sentinel-2 L1C, reflectance at the top of the atmosphere'
-    if isinstance(dataset, L7Irish) and sensor.startswith('landsat'):
-        return 'Landsat 7 level 1 in 8 bits'
-    if isinstance(dataset, L8Biome) and sensor.startswith('landsat'):
-        return 'Landsat 8 level 1 from before Collection 1'
-    if isinstance(dataset, SSL4EOL | SSL4EOLBenchmark) and sensor.startswith('landsat'):
-        return 'Landsat in 8 bits'
-    return None
+        known = isinstance(dataset, tg.EuroSAT | tg.OSCD | tg.SEN12MS | tg.So2Sat | tg.SeasonalContrastS2)
+        return 'Sentinel-2 L1C, reflectance at the top of the atmosphere' if level1 or split or known else None
+    products = {
+        tg.L7Irish: 'Landsat 7 level 1 in 8 bits',
+        tg.L8Biome: 'Landsat 8 level 1 from before Collection 1',
+        tg.SSL4EOL: 'Landsat in 8 bits',
+        tg.SSL4EOLBenchmark: 'Landsat in 8 bits',
+    }
+    found = (product for kind, product in products.items() if isinstance(dataset, kind))
+    return next(found, None) if sensor.startswith('landsat') else None

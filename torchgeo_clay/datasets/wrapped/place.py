@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import geopandas
@@ -22,33 +22,18 @@ from pyproj import CRS
 from rasterio import Affine
 from rasterio.transform import from_origin
 from torch import Tensor
-from torchgeo.datasets import (
-    OSCD,
-    PASTIS,
-    SSL4EOL,
-    SSL4EOS12,
-    BioMassters,
-    ChesapeakeCVPR,
-    GeoDataset,
-    HySpecNet11k,
-    SSL4EOLBenchmark,
-)
+from torchgeo import datasets as tg
+from torchgeo.datasets import GeoDataset
 
-from torchgeo_clay.datasets.raster.dates import UNKNOWN, Acquisition, acquisition, from_name
+from torchgeo_clay.datasets.raster.dates import UNKNOWN, Acquisition, acquisition, from_interval, from_name
 from torchgeo_clay.datasets.raster.files import SceneError, open_raster
 from torchgeo_clay.datasets.raster.georeference import georeferencing, window_center, window_gsd
 
-__all__ = (
-    'SampleMetadata',
-    'from_interval',
-    'opened_files',
-    'sample_metadata',
-)
+__all__ = ('SampleMetadata', 'opened_files', 'sample_metadata')
 
 
 #: Datasets whose folders, not files, bear the date of acquisition.
-_DATED_FOLDERS = (SSL4EOL, SSL4EOLBenchmark, SSL4EOS12)
-
+_DATED_FOLDERS = (tg.SSL4EOL, tg.SSL4EOLBenchmark, tg.SSL4EOS12)
 
 #: Formats that may be georeferenced, of images that Pillow reads.
 _GEOREFERENCED = ('.tif', '.tiff', '.jp2')
@@ -81,10 +66,6 @@ def opened_files() -> Iterator[list[str]]:
         rasterio.open, PIL.Image.open = by_rasterio, by_pillow
 
 
-_DAY = 86400.0
-_LONGEST = 31 * _DAY  # a longer interval does not give the season, see dates
-
-
 @dataclass(frozen=True)
 class SampleMetadata:
     """Place, GSD and dates of a sample.
@@ -115,53 +96,25 @@ class SampleMetadata:
         return (known[:1] if len(set(known)) == 1 else [math.nan]) * dates
 
 
-@dataclass(frozen=True)
-class _Raster:
-    """The georeferencing and the date of a file; ``crs`` None where it has none."""
-
-    crs: CRS | None
-    transform: Affine
-    height: int
-    width: int
-    acquired: Acquisition
+#: Arguments of :func:`window_center` for a whole file.
+_Grid = tuple[CRS | None, Affine, int, int, int, int]
 
 
 @functools.lru_cache(maxsize=65536)
-def _raster(path: str) -> _Raster:
-    """A file's georeferencing, read once per process; SceneError where rasterio cannot open it, which is not kept."""
+def _raster(path: str) -> tuple[_Grid, Acquisition]:
+    """A file's grid and date, read once per process; SceneError where rasterio cannot open it, which is not kept."""
     with open_raster(path) as file:
         crs, transform, _ = georeferencing(file)
-        return _Raster(crs, transform, file.height, file.width, acquisition(file.tags(), path)[0])
+        return (crs, transform, 0, 0, file.height, file.width), acquisition(file.tags(), path)[0]
 
 
-def _rasters(paths: Iterable[str | os.PathLike[str]]) -> dict[str, _Raster]:
-    """The files that can be opened."""
+def _rasters(paths: Iterable[str | os.PathLike[str]]) -> dict[str, tuple[_Grid, Acquisition]]:
+    """Path → grid and date, of the files that can be opened."""
     found = {}
     for path in paths:
         with suppress(SceneError):
             found[os.fspath(path)] = _raster(os.fspath(path))
     return found
-
-
-def from_interval(left: pd.Timestamp, right: pd.Timestamp) -> Acquisition:
-    """Return the acquisition of an interval of TorchGeo's index.
-
-    Args:
-        left: begin, UTC.
-        right: end, UTC.
-
-    Returns:
-        A second for an interval of seconds, noon for whole days, the middle for hours; unknown beyond a month, as
-        for a year alone.
-    """
-    start, stop = left.timestamp(), right.timestamp()
-    span = stop - start
-    if not 0 <= span <= _LONGEST:
-        return UNKNOWN
-    middle = start if span <= 1 else (start + stop) / 2
-    if span < _DAY - 2:
-        return Acquisition(middle, start, stop)
-    return Acquisition(middle // _DAY * _DAY + _DAY / 2, start, stop, has_hour=False)
 
 
 def _of_files(dataset: Any, index: Any, files: Sequence[str], shape: tuple[int, int] | None) -> SampleMetadata:
@@ -176,25 +129,24 @@ def _of_files(dataset: Any, index: Any, files: Sequence[str], shape: tuple[int, 
     Returns:
         GSD is that of a file of the chip's shape, else that of the file's extent divided by the chip's shape.
     """
-    if isinstance(dataset, BioMassters):  # its place is withheld, and its files' transform is none
+    if isinstance(dataset, tg.BioMassters):  # its place is withheld, and its files' transform is none
         files = []
-    elif isinstance(dataset, HySpecNet11k):  # reads a copy in numpy's format, beside the georeferenced file
+    elif isinstance(dataset, tg.HySpecNet11k):  # reads a copy in numpy's format, beside the georeferenced file
         name = dataset.files[index].replace('DATA.npy', 'SPECTRAL_IMAGE.TIF')
         files = [os.path.join(dataset.root, 'hyspecnet-11k', 'patches', name)]
     rasters = _rasters(dict.fromkeys(files))
-    acquired = [r.acquired for r in rasters.values() if r.acquired.known]
-    if isinstance(dataset, OSCD):
+    acquired = [acquired for _, acquired in rasters.values() if acquired.known]
+    if isinstance(dataset, tg.OSCD):
         acquired = [from_name(date) for date in dataset.files[index]['dates']]
     elif isinstance(dataset, _DATED_FOLDERS):
         acquired = [from_name(os.path.basename(os.path.dirname(path))) for path in rasters]
     dates = tuple({a.start: a for a in acquired}.values())
-    placed = [r for r in rasters.values() if r.crs is not None]
+    placed = [grid for grid, _ in rasters.values() if grid[0] is not None]
     if not placed:
         return SampleMetadata(acquired=dates)
-    raster = next((r for r in placed if (r.height, r.width) == shape), placed[0])
-    window = (raster.crs, raster.transform, 0, 0, raster.height, raster.width)
-    growth = 1.0 if shape is None else math.sqrt(raster.height * raster.width / math.prod(shape))
-    return SampleMetadata(*window_center(*window), window_gsd(*window) * growth, dates, growth)
+    grid = next((grid for grid in placed if grid[-2:] == shape), placed[0])
+    growth = 1.0 if shape is None else math.sqrt(math.prod(grid[-2:]) / math.prod(shape))
+    return SampleMetadata(*window_center(*grid), window_gsd(*grid) * growth, dates, growth)
 
 
 def _of_query(dataset: GeoDataset, index: Any) -> SampleMetadata:
@@ -206,7 +158,7 @@ def _of_query(dataset: GeoDataset, index: Any) -> SampleMetadata:
     rows = cast(GeoDataFrame, dataset.index.iloc[when].iloc[:: t.step]).cx[x.start : x.stop, y.start : y.stop]
     place = window_center(dataset.crs, transform, *window)
     gsd = window_gsd(dataset.crs, transform, *window)
-    if isinstance(dataset, ChesapeakeCVPR):  # reads each tile in its own grid, not in that of the index
+    if isinstance(dataset, tg.ChesapeakeCVPR):  # reads each tile in its own grid, not in that of the index
         gsd = _tile_gsd(dataset, rows)
     return SampleMetadata(*place, gsd, tuple(_of_row(row) for _, row in rows.reset_index().iterrows()))
 
@@ -218,7 +170,7 @@ def _of_row(row: Any) -> Acquisition:
     path = row.get('filepath')
     if acquired.known or not isinstance(path, str | os.PathLike):
         return acquired
-    return next((raster.acquired for raster in _rasters([path]).values()), acquired)
+    return next((found for _, found in _rasters([path]).values()), acquired)
 
 
 @functools.lru_cache(maxsize=8)
@@ -227,7 +179,7 @@ def _pastis_patches(path: str) -> GeoDataFrame:
     return geopandas.read_file(path).set_index('ID_PATCH').to_crs('EPSG:4326')
 
 
-def _of_pastis(dataset: PASTIS, index: int) -> SampleMetadata:
+def _of_pastis(dataset: tg.PASTIS, index: int) -> SampleMetadata:
     """Place and dates of a PASTIS patch, whose arrays are in the order of its table's dates."""
     patches = _pastis_patches(os.path.join(dataset.root, dataset.directory, 'metadata.geojson'))
     patch = patches.loc[dataset.idxs[index]]
@@ -242,8 +194,7 @@ def _tile_gsd(dataset: Any, rows: pd.DataFrame) -> float:
     """Meters per pixel of the tile that a query of Chesapeake CVPR reads."""
     layer = next((name for name in dataset.layers if name.startswith(('naip', 'landsat'))), None)
     paths = [] if layer is None or rows.empty else [os.path.join(dataset.root, rows.iloc[0][layer])]
-    sizes = [window_gsd(r.crs, r.transform, 0, 0, r.height, r.width) for r in _rasters(paths).values()]
-    return sizes[0] if sizes else math.nan
+    return next((window_gsd(*grid) for grid, _ in _rasters(paths).values()), math.nan)
 
 
 def _numbers(sample: Mapping[str, Any], key: str) -> list[float]:
@@ -252,11 +203,6 @@ def _numbers(sample: Mapping[str, Any], key: str) -> list[float]:
     if isinstance(value, Tensor):
         return [float(v) for v in value.reshape(-1)] if value.ndim <= 1 else []
     return [float(value)] if isinstance(value, int | float) else []
-
-
-def _number(sample: Mapping[str, Any], key: str) -> float:
-    """A number of the dataset's own sample, the first known of several dates; NaN if missing."""
-    return next((number for number in _numbers(sample, key) if math.isfinite(number)), math.nan)
 
 
 def sample_metadata(
@@ -274,14 +220,18 @@ def sample_metadata(
     """
     indexed = isinstance(dataset, GeoDataset)
     found = _of_query(dataset, index) if indexed else _of_files(dataset, index, files, shape)
-    if isinstance(dataset, PASTIS):  # whose files are arrays
+    if isinstance(dataset, tg.PASTIS):  # whose files are arrays
         found = _of_pastis(dataset, index)
-    lat, lon, gsd, acquired = found.lat, found.lon, found.gsd, found.acquired
+    own = {  # the first known of several dates
+        key: next(filter(math.isfinite, _numbers(sample, key)), math.nan)
+        for key in ('lat', 'lon', 'centroid_lat', 'centroid_lon', 'res')
+    }
     for prefix in ('', 'centroid_'):
-        if math.isnan(lat):
-            lat, lon = _number(sample, f'{prefix}lat'), _number(sample, f'{prefix}lon')
-    if math.isnan(gsd):
-        gsd = _number(sample, 'res')
-    if not any(a.known for a in acquired):
-        acquired = tuple(Acquisition(t, t, t) if math.isfinite(t) else UNKNOWN for t in _numbers(sample, 'time'))
-    return SampleMetadata(lat, lon, gsd, acquired, found.growth)
+        if math.isnan(found.lat):
+            found = replace(found, lat=own[f'{prefix}lat'], lon=own[f'{prefix}lon'])
+    if math.isnan(found.gsd):
+        found = replace(found, gsd=own['res'])
+    if not any(a.known for a in found.acquired):
+        times = _numbers(sample, 'time')
+        found = replace(found, acquired=tuple(Acquisition(t, t, t) if math.isfinite(t) else UNKNOWN for t in times))
+    return found

@@ -13,14 +13,9 @@ from einops import repeat
 from torch import Tensor, nn
 
 __all__ = (
-    'SharedMask',
-    'center_shift',
-    'find_normalizations',
-    'follow_pixels',
-    'pixel_growth',
-    'share_masks',
+    'SharedMask', 'center_shift', 'find_normalizations', 'follow_pixels', 'pixel_growth', 'share_masks',
     'transforms_of',
-)
+)  # fmt: skip
 
 #: Meters per degree of latitude.
 _METERS_PER_DEGREE = 111_320.0
