@@ -2,6 +2,8 @@
 
 """The command line: sensors and configs."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,15 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_sensors(capsys: pytest.CaptureFixture[str]) -> None:
     command.main(['sensors'])
     assert capsys.readouterr().out == sensor_table() + '\n'
+
+
+def test_a_reader_that_has_seen_enough(repo_root: Path) -> None:
+    """As ``torchgeo-clay sensors | head``, whose pipe is closed before all is written."""
+    command = [sys.executable, '-W', 'ignore', '-m', 'torchgeo_clay', 'sensors']
+    with subprocess.Popen(command, cwd=repo_root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (0, '')
 
 
 def test_configs_of_an_installation(configs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 from docstring_parser import parse
 from jsonargparse import ArgumentParser
 
+from torchgeo_clay.datamodules.common import counted
 from torchgeo_clay.inference import embed, map_scenes
 from torchgeo_clay.sensors import sensor_table
 
@@ -112,7 +115,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.exit(1, f'error: {error}\n')
     if isinstance(found, list):
         found = '\n'.join(map(str, found))
-    print(found if isinstance(found, str) else f'{options["out"]}: {len(found)} rows')
+    text = found if isinstance(found, str) else f'{options["out"]}: {counted(len(found), "row")}'
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # the reader has seen enough, as in torchgeo-clay sensors | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again when it exits
 
 
 if __name__ == '__main__':

@@ -142,8 +142,8 @@ def test_the_host_waits_for_a_gpu_only_now_and_then():
     ('options', 'message'),
     [
         ({'action': 'ignore'}, "action: expected 'stop' or 'skip', got 'ignore'"),
-        ({'most': -1}, 'most >= 0'),
-        ({'every_n_steps': 0}, 'every_n_steps >= 1'),
+        ({'most': -1}, 'most: expected 0 or more, got -1'),
+        ({'every_n_steps': 0}, 'every_n_steps: expected 1 or more, got 0'),
     ],
 )
 def test_mistakes(options, message):

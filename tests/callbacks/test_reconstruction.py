@@ -210,5 +210,5 @@ def test_the_sanity_check_is_not_plotted(tiny_scenes, tmp_path):
 
 @pytest.mark.parametrize('options', [{'every_n_epochs': 0}, {'num_images': 0}])
 def test_numbers_below_one(options):
-    with pytest.raises(ValueError, match='at least 1, got'):
+    with pytest.raises(ValueError, match='expected 1 or more, got 0'):
         ReconstructionPlot(**options)

@@ -111,11 +111,13 @@ def test_scenes_of_pretraining_are_used(root: Path) -> None:
         module(root, synthetic={**SCENES, 'seed': 7})
 
 
-def test_scenes_are_written_where_there_are_none(tmp_path: Path) -> None:
+def test_scenes_are_written_where_there_are_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level('INFO')
     few = {'sensors': ['naip'], 'scenes_per_sensor': 3, 'size': 32}
     datamodule = module(tmp_path / 'new', synthetic=few, batch_size=1)
     assert len(list((tmp_path / 'new/images').rglob('*.tif'))) == 3
     assert len(datamodule.train_dataset) == 1
+    assert 'val: 1 chip of 1 scene of naip' in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ import torch
 
 from torchgeo_clay.conditioning import Conditioning
 from torchgeo_clay.datamodules import ClayPretrainDataModule
+from torchgeo_clay.datamodules.common import check_precision
 from torchgeo_clay.sensors import get_sensor
 from torchgeo_clay.tasks import ClayEmbedding, ClayPretraining
-from torchgeo_clay.tasks.optim import cosine, finetuning, published, warn_if_emulated
+from torchgeo_clay.tasks.optim import cosine, finetuning, published
 
 
 @pytest.fixture(autouse=True)
@@ -85,14 +86,14 @@ def test_every_optimizer_is_fused() -> None:
 @pytest.mark.parametrize(('precision', 'capability'), [('32-true', 'AVX2'), ('bf16-mixed', 'AVX512')])
 def test_no_warning_where_it_is_fast(precision: str, capability: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: capability)
-    warn_if_emulated(trainer(precision))
+    check_precision(trainer(precision))
 
 
 def test_emulated_bfloat16_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: 'AVX2')
     with pytest.warns(UserWarning, match="bfloat16.*emulates it.*Use '32-true' here"):
-        warn_if_emulated(trainer('bf16-mixed'))
-    warn_if_emulated(trainer('bf16-mixed', 'cuda'))
+        check_precision(trainer('bf16-mixed'))
+    check_precision(trainer('bf16-mixed', 'cuda'))
 
 
 def trainer(precision: str, device: str = 'cpu') -> Any:

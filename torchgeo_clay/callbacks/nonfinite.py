@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from torchgeo_clay.datamodules.common import check_at_least, counted
+
 __all__ = ('NonFiniteLoss',)
 
 log = logging.getLogger(__name__)
@@ -73,8 +75,8 @@ class NonFiniteLoss(Callback):
         """
         if action not in ('stop', 'skip'):
             raise ValueError(f"action: expected 'stop' or 'skip', got {action!r}.")
-        if most < 0 or every_n_steps < 1:
-            raise ValueError(f'Expected most >= 0 and every_n_steps >= 1, got {most} and {every_n_steps}.')
+        check_at_least(0, most=most)
+        check_at_least(1, every_n_steps=every_n_steps)
         self.action, self.most, self.every_n_steps = action, most, every_n_steps
         self.skipped = 0
         self._batch: dict[str, Any] = {}
@@ -161,9 +163,9 @@ class NonFiniteLoss(Callback):
             return
         limit = '' if self.action == 'stop' else f', more than most={self.most}'
         raise FloatingPointError(
-            f'{self.skipped} steps had a loss or gradients that are not finite{limit}; the weights were left as they '
-            'were before each:\n  ' + '\n  '.join(lines) + '\nLook at these files. If they are well, lower the '
-            "learning rate or set trainer.gradient_clip_val; action: 'skip' goes on without such steps."
+            f'{counted(self.skipped, "step")} had a loss or gradients that are not finite{limit}; the weights were '
+            'left as they were before each:\n  ' + '\n  '.join(lines) + '\nLook at these files. If they are well, '
+            "lower the learning rate or set trainer.gradient_clip_val; action: 'skip' goes on without such steps."
         )
 
 

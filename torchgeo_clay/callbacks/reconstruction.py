@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchgeo_clay.conditioning import Conditioning, batch_sensor
+from torchgeo_clay.datamodules.common import check_at_least
 from torchgeo_clay.models.clay import patchify, unpatchify
 from torchgeo_clay.models.mae import ClayMAE, Masking
 from torchgeo_clay.models.teacher import teacher_rgb
@@ -124,13 +125,8 @@ class ReconstructionPlot(Callback):
         Raises:
             ValueError: for numbers below 1.
         """
-        if every_n_epochs < 1 or num_images < 1:
-            raise ValueError(
-                f'Expected every_n_epochs and num_images of at least 1, got {every_n_epochs} and {num_images}.'
-            )
-        self.every_n_epochs = every_n_epochs
-        self.num_images = num_images
-        self.dirpath = dirpath
+        check_at_least(1, every_n_epochs=every_n_epochs, num_images=num_images)
+        self.every_n_epochs, self.num_images, self.dirpath = every_n_epochs, num_images, dirpath
         self._done: set[str] = set()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

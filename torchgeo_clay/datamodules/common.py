@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torchgeo.datamodules import BaseDataModule
@@ -21,6 +22,7 @@ __all__ = (
     'check_patch_size',
     'check_precision',
     'check_share',
+    'counted',
     'split_batch',
 )
 
@@ -49,13 +51,29 @@ def check_share(most: float, **values: float) -> None:
             raise ValueError(f'{name}: expected a share from 0 to {"1" if most == 1 else "below 1"}, got {value}.')
 
 
-def check_precision(precision: str | int | None) -> None:
-    """Refuse a trainer's precision (None without one) that makes Lightning cast batches before any hook sees them."""
+def counted(count: int, what: str) -> str:
+    """Return a number with a noun, in the plural unless it is 1."""
+    return f'{count} {what}{"" if count == 1 else "s"}'
+
+
+def check_precision(trainer: Any) -> None:
+    """Refuse a precision that makes Lightning cast batches before any hook sees them; warn of one that is slow here.
+
+    Args:
+        trainer: of the run; None without one.
+    """
+    precision = getattr(trainer, 'precision', None)
     if precision in ('bf16-true', '16-true'):
         raise ValueError(
             f"precision: expected one that leaves batches in float32 and float64, got '{precision}', with which "
             'Lightning casts times (off by days then) and places before any hook sees them. '
-            f"Use '{str(precision).removesuffix('true')}mixed'."
+            f"Use '{precision.removesuffix('true')}mixed'."
+        )
+    on_cpu = precision == 'bf16-mixed' and trainer.strategy.root_device.type == 'cpu'
+    if on_cpu and torch.backends.cpu.get_cpu_capability() == 'AVX2':
+        rank_zero_warn(
+            "precision 'bf16-mixed': this CPU has no instructions for bfloat16 (it ends at AVX2) and emulates it, "
+            "several times slower than float32. Use '32-true' here, and 'bf16-mixed' on a GPU or a CPU with AVX-512."
         )
 
 

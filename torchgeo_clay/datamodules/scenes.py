@@ -127,7 +127,7 @@ class SceneDataModule(MetadataDataModule):
 
     def setup(self, stage: str) -> None:
         """Find the scenes, cut them into units, and log what was found; raise if no scene is left."""
-        check_precision(getattr(self.trainer, 'precision', None))
+        check_precision(self.trainer)
         scenes, self.skipped = scan_scenes(list_rasters(self.paths), self.sensor, self.bands, **self.reading)
         name_of = attrgetter('sensor.name')
         groups = {name: list(some) for name, some in groupby(sorted(scenes, key=name_of), name_of)}

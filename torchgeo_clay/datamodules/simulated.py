@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import Dataset
 
-from torchgeo_clay.datamodules.common import check_at_least, check_patch_size, check_precision, check_share
+from torchgeo_clay.datamodules.common import check_at_least, check_patch_size, check_precision, check_share, counted
 from torchgeo_clay.datamodules.pretrain.dataset import FLIP, HIDE_METADATA
 from torchgeo_clay.datamodules.pretrain.loader import PlannedLoader, ResumableDataModule, ResumableLoader
 from torchgeo_clay.datamodules.pretrain.plan import PatchKey, rng_of
@@ -116,7 +116,7 @@ class SyntheticDataModule(ResumableDataModule):
 
     def setup(self, stage: str) -> None:
         """Look for the chips and say how many there are; the chips of the test are predicted."""
-        check_precision(None if self.trainer is None else self.trainer.precision)
+        check_precision(self.trainer)
         wanted: dict[str, tuple[tuple[str, Split], ...]] = {
             'fit': (('train', 'train'), ('val', 'val')),
             'validate': (('val', 'val'),),
@@ -132,7 +132,8 @@ class SyntheticDataModule(ResumableDataModule):
             # TorchGeo's tasks undo the normalization by these for their plots
             self.mean, self.std = torch.tensor(chips.sensor.mean), torch.tensor(chips.sensor.std)
             without = f', {chips.left_out} without a dominant class skipped' if chips.left_out else ''
-            rank_zero_info(f'{name}: {len(chips)} chips of {len(chips.raster.scenes)} scenes of {self.sensor}{without}')
+            source = f'{counted(len(chips.raster.scenes), "scene")} of {self.sensor}'
+            rank_zero_info(f'{name}: {counted(len(chips), "chip")} of {source}{without}')
 
     def _loader(self, split: str) -> PlannedLoader:
         """A loader of every chip of a split once, in order."""

@@ -82,7 +82,7 @@ class ChipTableDataModule(MetadataDataModule):
         Raises:
             ValueError: see :class:`ChipTable`; for another name of a split.
         """
-        check_precision(getattr(self.trainer, 'precision', None))
+        check_precision(self.trainer)
         if self.table is None:
             self.table = ChipTable(*self.arguments, **self.reading)
             self.mean, self.std = (torch.tensor(v) for v in (self.table.sensor.mean, self.table.sensor.std))

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from torchgeo_clay.conditioning import Conditioning, LatLonOrder
+from torchgeo_clay.datamodules.common import counted
 from torchgeo_clay.datamodules.scenes import SceneDataModule, SceneLoader, Unit
 from torchgeo_clay.datasets.raster.dataset import PATCH, owned, starts
 from torchgeo_clay.datasets.raster.georeference import footprint_wgs84
@@ -30,7 +31,6 @@ from torchgeo_clay.inference.output import (
     OnSkipped,
     SceneOutput,
     choose_device,
-    counted,
     evaluating,
     predict,
     report_skipped,

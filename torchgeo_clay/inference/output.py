@@ -20,6 +20,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from torchgeo_clay.datamodules.common import counted
 from torchgeo_clay.datamodules.scenes import SceneDataModule, SceneLoader
 from torchgeo_clay.datasets import SceneError
 from torchgeo_clay.sensors import Sensor
@@ -29,7 +30,6 @@ __all__ = (
     'SceneOutput',
     'SkippedScenesError',
     'choose_device',
-    'counted',
     'evaluating',
     'predict',
     'report_skipped',
@@ -38,11 +38,6 @@ __all__ = (
 )
 
 OnSkipped = Literal['raise', 'warn']
-
-
-def counted(count: int, what: str) -> str:
-    """Return a number with a noun, in the plural unless it is 1."""
-    return f'{count} {what}{"" if count == 1 else "s"}'
 
 
 class SkippedScenesError(SceneError):

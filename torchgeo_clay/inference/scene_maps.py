@@ -24,6 +24,7 @@ from rasterio.errors import RasterioIOError
 from torch import Tensor, nn
 
 from torchgeo_clay.conditioning import Conditioning
+from torchgeo_clay.datamodules.common import counted
 from torchgeo_clay.datamodules.scenes import SceneDataModule, SceneLoader, Unit
 from torchgeo_clay.datasets.raster.files import open_raster
 from torchgeo_clay.inference.blending import Blender
@@ -32,7 +33,6 @@ from torchgeo_clay.inference.output import (
     OnSkipped,
     SceneOutput,
     choose_device,
-    counted,
     evaluating,
     predict,
     report_skipped,

@@ -28,7 +28,7 @@ from torchgeo_clay.models.freezing import add_lora, eval_frozen, freeze_encoder,
 from torchgeo_clay.models.temporal import DenseSeries, ImageSeries, Temporal
 from torchgeo_clay.models.weights import WeightsLike
 from torchgeo_clay.tasks.losses import LossWithoutIgnored
-from torchgeo_clay.tasks.optim import extend_schedule, finetuning, warm_cosine, warn_if_emulated
+from torchgeo_clay.tasks.optim import extend_schedule, finetuning, warm_cosine
 
 __all__ = ('ClayTask', 'ImageTask', 'PixelTask', 'check_labels')
 
@@ -53,12 +53,6 @@ class ClayTask(BaseTask):
     Steps, metrics, losses and plots are TorchGeo's own.
     """
 
-    #: Names of :data:`_REFUSED` that the task does take.
-    taken: tuple[str, ...] = ()
-
-    #: Not saved: the weights are in the checkpoint, the others have no effect.
-    ignore: tuple[str, ...] = ('weights', '_class_path', *_REFUSED)
-
     #: Key of the batch that holds class labels, which are checked against the number of classes; None for none.
     label_key: str | None = None
 
@@ -68,7 +62,7 @@ class ClayTask(BaseTask):
     #: Whether batches have objects: lists of boxes and labels per image.
     takes_boxes = False
 
-    #: Name of the argument that names the encoder.
+    #: Name of the argument that names the encoder, hence not one of :data:`_REFUSED`.
     encoder_key = 'model'
 
     weights: Any
@@ -118,7 +112,7 @@ class ClayTask(BaseTask):
         """
         kwargs.pop('_class_path', None)  # Lightning passes what on_save_checkpoint adds to every **kwargs
         for name, (default, remedy) in _REFUSED.items():
-            if name not in self.taken and kwargs.get(name, default) != default:
+            if name != self.encoder_key and kwargs.get(name, default) != default:
                 raise ValueError(f'{name}: expected none, got {kwargs[name]!r}: {remedy}.')
         ways = {'freeze_backbone': freeze_backbone, 'trainable_blocks': trainable_blocks, 'lora': lora}
         if len(given := [key for key, value in ways.items() if value]) > 1:
@@ -140,6 +134,11 @@ class ClayTask(BaseTask):
         super().__init__(weights=weights, lr=lr, freeze_backbone=freeze_backbone, **kwargs)  # type: ignore[call-arg]
 
     # building ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def ignore(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Arguments that are not saved: the weights are in the checkpoint, the others have no effect."""
+        return ('weights', '_class_path', *(name for name in _REFUSED if name != self.encoder_key))
 
     @property
     def clay(self) -> Clay:
@@ -220,7 +219,6 @@ class ClayTask(BaseTask):
     def on_train_start(self) -> None:
         """Put frozen parts into eval mode, as Lightning trains a task in the mode in which it was built."""
         eval_frozen(self.clay)
-        warn_if_emulated(self.trainer)
 
     # steps ------------------------------------------------------------------------------------------------------------
 
@@ -414,8 +412,6 @@ class PixelTask(ClayTask):
     """A task with outputs per pixel, of any size of images from one patch on; see :class:`DenseClay`."""
 
     encoder_key = 'backbone'
-    taken = ('backbone',)
-    ignore = tuple(name for name in ClayTask.ignore if name != 'backbone')
     model_class: type[DenseClay] = DenseClay
 
     def build(self) -> DenseClay:

@@ -40,8 +40,6 @@ class ObjectTask(ClayTask):
 
     takes_boxes = True
     encoder_key = 'backbone'
-    taken = ('backbone',)
-    ignore: Any = tuple(name for name in ClayTask.ignore if name != 'backbone')
     val_metrics: MetricCollection
     test_metrics: MetricCollection
     models: tuple[str, ...] = ()

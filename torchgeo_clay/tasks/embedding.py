@@ -19,7 +19,6 @@ from torchgeo_clay.conditioning import Conditioning, LatLonOrder, batch_sensor
 from torchgeo_clay.datasets.raster.dataset import PATCH
 from torchgeo_clay.models import Clay, FoldedClay, builders
 from torchgeo_clay.sensors import Sensor
-from torchgeo_clay.tasks.optim import warn_if_emulated
 
 __all__ = (
     'ClayEmbedding',
@@ -85,7 +84,6 @@ class ClayEmbedding(BaseTask):
         """Discard encoders that were folded before the model got its device or other weights."""
         self._folded.clear()
         self._cast.clear()
-        warn_if_emulated(self.trainer)
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
         """Embed a batch.

@@ -1,15 +1,12 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Optimizers, learning rates and precision."""
+"""Optimizers and learning rates."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 from torch.optim import AdamW, Optimizer
@@ -23,7 +20,7 @@ from torch.optim.lr_scheduler import (
 
 from torchgeo_clay.models.clay import WaveKernels
 
-__all__ = ('cosine', 'extend_schedule', 'finetuning', 'published', 'warm_cosine', 'warn_if_emulated')
+__all__ = ('cosine', 'extend_schedule', 'finetuning', 'published', 'warm_cosine')
 
 BETAS = (0.9, 0.95)
 
@@ -139,17 +136,3 @@ def extend_schedule(scheduler: LRScheduler) -> None:
     """
     for part in getattr(scheduler, '_schedulers', [scheduler]):
         part.base_lrs += [group['lr'] for group in part.optimizer.param_groups[len(part.base_lrs) :]]
-
-
-def warn_if_emulated(trainer: Trainer) -> None:
-    """Warn of bfloat16 on a CPU without instructions for it, several times slower than float32.
-
-    Args:
-        trainer: the trainer.
-    """
-    on_cpu = trainer.strategy.root_device.type == 'cpu'
-    if on_cpu and trainer.precision == 'bf16-mixed' and torch.backends.cpu.get_cpu_capability() == 'AVX2':
-        rank_zero_warn(
-            "precision 'bf16-mixed': this CPU has no instructions for bfloat16 (it ends at AVX2) and emulates it, "
-            "several times slower than float32. Use '32-true' here, and 'bf16-mixed' on a GPU or a CPU with AVX-512."
-        )

@@ -27,7 +27,7 @@ from torchgeo_clay.datamodules.pretrain.teacher_targets import attach_targets
 from torchgeo_clay.models import ClayLarge8_Weights, ClayMAE, MAEOutput
 from torchgeo_clay.models.clay import Position
 from torchgeo_clay.models.teacher import make_teacher, teacher_rgb
-from torchgeo_clay.tasks.optim import cosine, published, warn_if_emulated
+from torchgeo_clay.tasks.optim import cosine, published
 
 __all__ = (
     'ClayPretraining',
@@ -187,10 +187,6 @@ class ClayPretraining(TeacherTask):
         self.model.encoder.set_grad_checkpointing(hparams['grad_checkpointing'])
         if hparams['compile']:
             self.model.compile()
-
-    def on_fit_start(self) -> None:
-        """Warn of a precision that is slow here."""
-        warn_if_emulated(self.trainer)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The recipe's optimizer, and its scheduler stepped per training step."""

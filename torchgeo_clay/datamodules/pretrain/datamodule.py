@@ -113,7 +113,7 @@ class ClayPretrainDataModule(ResumableDataModule):
 
     def setup(self, stage: str) -> None:
         """Look at the scenes, split them and log what there is; the scenes that validate are the scenes that test."""
-        check_precision(None if self.trainer is None else self.trainer.precision)
+        check_precision(self.trainer)
         options: dict[str, Any] = {'seed': self.seed, 'min_valid': self.min_valid}
         if not self._parts:
             check_agreement(self._look)

@@ -281,8 +281,7 @@ class SensorDataModule(BaseDataModule):
         Raises:
             ValueError: see :class:`~torchgeo_clay.datasets.SensorDataset`; for a precision that makes times wrong.
         """
-        if self.trainer is not None:
-            check_precision(self.trainer.precision)
+        check_precision(self.trainer)
         self.datamodule.trainer = self.trainer
         self.datamodule.setup(stage)
         self._wrapped.clear()
