@@ -14,7 +14,7 @@ from torchgeo_clay.models.registry import register
 if TYPE_CHECKING:
     from torchgeo_clay.evaluation.search import similar
     from torchgeo_clay.inference.embedding import embed
-    from torchgeo_clay.inference.scene_maps import map_scenes
+    from torchgeo_clay.inference.maps import map_scenes
     from torchgeo_clay.models import (
         ClayLarge8_Weights,
         clay_base_patch8,

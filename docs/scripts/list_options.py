@@ -14,6 +14,7 @@ from pathlib import Path
 from pydoc import locate
 
 from torchgeo_clay import callbacks, datamodules, tasks
+from torchgeo_clay.callbacks.scene_writers import SceneWriter, TaskWriter
 from torchgeo_clay.tasks.base import ClayTask, ImageTask
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
@@ -21,8 +22,8 @@ CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 #: What is listed: heading → the module whose public names they are.
 GROUPS = {'Tasks': tasks, 'Datamodules': datamodules, 'Callbacks': callbacks}
 
-#: What tasks inherit, listed once, before them.
-SHARED = (ClayTask, ImageTask)
+#: What tasks and writers inherit, listed once, before them.
+SHARED = {tasks: (ClayTask, ImageTask), callbacks: (SceneWriter, TaskWriter)}
 
 _ARGUMENT = re.compile(r'^(\**\w+): (.*)')
 
@@ -113,7 +114,7 @@ def options() -> Iterator[str]:
     for heading, module in GROUPS.items():
         yield from (f'## {heading}', '')
         listed = [member for name in module.__all__ if is_listed(member := getattr(module, name))]
-        for member in [*(SHARED if module is tasks else ()), *listed]:
+        for member in [*SHARED.get(module, ()), *listed]:
             name, where = member.__name__, f'{member.__module__}.{member.__name__}'
             public = f'{module.__name__}.{name}' if member in listed else where
             summary = cell((member.__doc__ or '').split('\n\n')[0])

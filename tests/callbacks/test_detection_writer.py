@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from torchgeo_clay.callbacks import DetectionWriter
 from torchgeo_clay.datamodules import SceneDataModule
-from torchgeo_clay.inference.objects import merge_objects
+from torchgeo_clay.inference.predictions import merge_objects
 from torchgeo_clay.tasks import ClayClassification, ClayInstanceSegmentation, ClayObjectDetection
 
 TINY = 'clay_tiny_patch8'

@@ -15,25 +15,42 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from torchgeo_clay.datamodules.common import check_share
 from torchgeo_clay.datamodules.scenes import SceneLoader
 from torchgeo_clay.inference.embedding import EmbeddingTable
-from torchgeo_clay.inference.maps import MapStyle
-from torchgeo_clay.inference.objects import ObjectTable
+from torchgeo_clay.inference.maps import MapStyle, SceneMaps
 from torchgeo_clay.inference.output import OnSkipped, SceneOutput, report_skipped
-from torchgeo_clay.inference.predictions import PredictionTable
-from torchgeo_clay.inference.scene_maps import SceneMaps, style_of
+from torchgeo_clay.inference.predictions import ObjectTable, PredictionTable
 from torchgeo_clay.writers.cog import write_patch_cogs
 from torchgeo_clay.writers.geoparquet import Precision, check_suffix
 from torchgeo_clay.writers.quicklook import write_quicklooks
 
-__all__ = ('DetectionWriter', 'EmbeddingWriter', 'PredictionWriter', 'RasterWriter')
+__all__ = ('DetectionWriter', 'EmbeddingWriter', 'PredictionWriter', 'RasterWriter', 'SceneWriter', 'TaskWriter')
 
 
 class SceneWriter(Callback, ABC):
-    """Passes predictions of :class:`~torchgeo_clay.datamodules.SceneDataModule`'s chips to an output."""
+    """Passes predictions of :class:`~torchgeo_clay.datamodules.SceneDataModule`'s chips to an output.
 
-    def __init__(self, out: str, overwrite: bool, on_skipped: OnSkipped) -> None:
-        """Initialize a new SceneWriter instance; arguments as those of its subclasses."""
+    A run that was killed continues when started again, on any number of processes, and ends with the same files. Scenes
+    that cannot be read are skipped as a whole and named; the run then ends with
+    :class:`~torchgeo_clay.inference.SkippedScenesError`, hence with an exit code other than 0.
+    """
+
+    #: Whether there is one file, which ends in ``.parquet``, instead of a folder.
+    is_table = True
+
+    def __init__(self, out: str, *, overwrite: bool = False, on_skipped: OnSkipped = 'raise') -> None:
+        """Initialize a new SceneWriter instance.
+
+        Args:
+            out: the file, which ends in ``.parquet``; for maps their folder, apart from the scenes.
+            overwrite: whether a file or parts of another run are replaced.
+            on_skipped: whether scenes that cannot be used are an error, after all others are written.
+
+        Raises:
+            ValueError: for another suffix, or values that are not among those named.
+        """
         if on_skipped not in ('raise', 'warn'):
             raise ValueError(f"on_skipped: expected 'raise' or 'warn', got {on_skipped!r}.")
+        if self.is_table:
+            check_suffix(out)
         self.out, self.overwrite, self.on_skipped = out, overwrite, on_skipped
         self.output: SceneOutput | None = None
 
@@ -108,40 +125,36 @@ class SceneWriter(Callback, ABC):
 class EmbeddingWriter(SceneWriter):
     """Writes what :class:`~torchgeo_clay.tasks.ClayEmbedding` predicts as one GeoParquet file.
 
-    Each unit of chips is written as soon as it is complete (see :class:`~torchgeo_clay.writers.PartStore`): a run that
-    was killed continues when started again, on any number of processes, and ends with the same table. Scenes that
-    cannot be read are skipped as a whole and named; the run then ends with
-    :class:`~torchgeo_clay.inference.SkippedScenesError`, hence with an exit code other than 0.
+    Each unit of chips is written as soon as it is complete, see :class:`~torchgeo_clay.writers.PartStore`; for runs
+    that were killed and scenes that are skipped see :class:`~torchgeo_clay.callbacks.scene_writers.SceneWriter`.
     """
 
     def __init__(
         self,
         out: str,
         precision: Precision = 'float32',
-        overwrite: bool = False,
-        on_skipped: OnSkipped = 'raise',
+        *,
         quicklooks: bool = True,
         patch_cogs: bool = False,
+        **kwargs: Any,
     ) -> None:
         """Initialize a new EmbeddingWriter instance.
 
         Args:
             out: the file, which ends in ``.parquet``.
             precision: of the embeddings; ``int8`` comes with a column ``scale`` to multiply by.
-            overwrite: whether a file or parts of another run are replaced.
-            on_skipped: whether scenes that cannot be used are an error, after all others are written.
             quicklooks: whether to draw PNGs of the table into the folder ``OUT_quicklooks``, see
                 :func:`torchgeo_clay.writers.write_quicklooks`.
             patch_cogs: with ``pooling='patches'``, whether to write each scene's patches as a COG, too, into the
                 folder ``OUT_patches``.
+            **kwargs: ``overwrite`` and ``on_skipped``, see :class:`~torchgeo_clay.callbacks.scene_writers.SceneWriter`.
 
         Raises:
             ValueError: for values that are not among those named.
         """
-        super().__init__(out, overwrite, on_skipped)
+        super().__init__(out, **kwargs)
         if precision not in ('float32', 'float16', 'int8'):
             raise ValueError(f"precision: expected 'float32', 'float16' or 'int8', got {precision!r}.")
-        check_suffix(out)
         self.precision, self.quicklooks, self.patch_cogs = precision, quicklooks, patch_cogs
 
     def make_output(self, trainer: Trainer, pl_module: Any, loader: SceneLoader) -> SceneOutput:
@@ -162,7 +175,29 @@ class EmbeddingWriter(SceneWriter):
             write_patch_cogs(f'{stem}_patches', self.out, self.scenes)
 
 
-class RasterWriter(SceneWriter):
+class TaskWriter(SceneWriter):
+    """Writes what a trained task predicts; scenes of sensors that it was not trained on are skipped."""
+
+    output_class: type[SceneMaps | PredictionTable | ObjectTable]
+
+    def __init__(self, out: str, *, any_sensor: bool = False, **kwargs: Any) -> None:
+        """Initialize a new TaskWriter instance.
+
+        Args:
+            out: see :class:`~torchgeo_clay.callbacks.scene_writers.SceneWriter`.
+            any_sensor: whether to predict scenes of sensors and bands that the task was not trained on.
+            **kwargs: ``overwrite`` and ``on_skipped``, see :class:`~torchgeo_clay.callbacks.scene_writers.SceneWriter`.
+        """
+        super().__init__(out, **kwargs)
+        #: Arguments of the output.
+        self.options: dict[str, Any] = {'any_sensor': any_sensor, 'overwrite': self.overwrite}
+
+    def make_output(self, trainer: Trainer, pl_module: Any, loader: SceneLoader) -> SceneOutput:
+        """Return the output; the trainer's ``ckpt_path`` says whether the task is trained."""
+        return self.output_class(loader, pl_module, self.out, loaded=trainer.ckpt_path is not None, **self.options)
+
+
+class RasterWriter(TaskWriter):
     """Writes what a task predicts for every pixel, as one cloud-optimized GeoTIFF per scene.
 
     For :class:`~torchgeo_clay.tasks.ClaySemanticSegmentation` the likeliest class, and the classes' probabilities if
@@ -170,21 +205,22 @@ class RasterWriter(SceneWriter):
     Windows overlap as the datamodule's ``stride`` says, and are blended with weights that sum to one at every pixel.
     Memory holds the rows of one window, whatever the scene's height.
 
-    A map exists under its name once it is complete. A run that was killed continues with the other scenes when started
-    again. Scenes that cannot be read are skipped and named; the run then ends with
-    :class:`~torchgeo_clay.inference.SkippedScenesError`, hence with an exit code other than 0.
+    A map exists under its name once it is complete; for runs that were killed and scenes that are skipped see
+    :class:`~torchgeo_clay.callbacks.scene_writers.SceneWriter`.
     """
+
+    is_table = False
+    output_class = SceneMaps
 
     def __init__(
         self,
         out: str,
+        *,
         probabilities: bool = False,
         classes: list[str] | None = None,
         colors: list[list[int]] | None = None,
         threshold: float = 0.5,
-        overwrite: bool = False,
-        any_sensor: bool = False,
-        on_skipped: OnSkipped = 'raise',
+        **kwargs: Any,
     ) -> None:
         """Initialize a new RasterWriter instance.
 
@@ -194,101 +230,54 @@ class RasterWriter(SceneWriter):
             classes: names of the classes; None for the task's ``labels``, if it has any.
             colors: of the classes: red, green and blue from 0 to 255.
             threshold: for a task with ``task='binary'``, the smallest probability of the second class.
-            overwrite: whether maps of another run are replaced.
-            any_sensor: whether to map scenes of sensors and bands that the model was not trained on.
-            on_skipped: whether scenes that cannot be used are an error, after all others are written.
+            **kwargs: ``any_sensor``, ``overwrite`` and ``on_skipped``; see
+                :class:`~torchgeo_clay.callbacks.scene_writers.TaskWriter`.
 
         Raises:
             ValueError: for values that are not among those named.
         """
-        super().__init__(out, overwrite, on_skipped)
-        self.any_sensor = any_sensor
+        super().__init__(out, **kwargs)
         given = [(red, green, blue) for red, green, blue in colors or ()]
-        self.style = MapStyle(probabilities=probabilities, classes=classes or (), colors=given, threshold=threshold)
-
-    def make_output(self, trainer: Trainer, pl_module: Any, loader: SceneLoader) -> SceneOutput:
-        """Return the maps; the trainer's ``ckpt_path`` says whether the task is trained."""
-        return SceneMaps(
-            loader,
-            pl_module,
-            self.out,
-            style_of(pl_module, self.style),
-            overwrite=self.overwrite,
-            any_sensor=self.any_sensor,
-            loaded=trainer.ckpt_path is not None,
-        )
+        style = MapStyle(probabilities=probabilities, classes=classes or (), colors=given, threshold=threshold)
+        self.options['style'] = style
 
 
-class TableWriter(SceneWriter):
-    """Writes what a trained task predicts as one GeoParquet file."""
-
-    table: type[PredictionTable | ObjectTable]
-
-    def __init__(
-        self, out: str, classes: list[str] | None, overwrite: bool, on_skipped: OnSkipped, **options: Any
-    ) -> None:
-        """Initialize a new TableWriter instance; ``options`` are those of the table."""
-        super().__init__(out, overwrite, on_skipped)
-        check_suffix(out)
-        self.classes, self.options = classes, options
-
-    def make_output(self, trainer: Trainer, pl_module: Any, loader: SceneLoader) -> SceneOutput:
-        """Return the table; the trainer's ``ckpt_path`` says whether the task is trained."""
-        options = {**self.options, 'overwrite': self.overwrite, 'loaded': trainer.ckpt_path is not None}
-        return self.table(loader, pl_module, self.out, self.classes, **options)
-
-
-class PredictionWriter(TableWriter):
+class PredictionWriter(TaskWriter):
     """Writes what a task of classification or regression predicts for each chip, as one GeoParquet file.
 
     Columns are ``class`` and ``probability_NAME`` of each class, or the values of a regression by name, then those of
     :class:`EmbeddingWriter`: ``geometry``, ``datetime``, ``sensor``, ``gsd``, ``source``, ``row``, ``col``, ``valid``.
-    A folder of chips is predicted with ``chip`` as large as they are. Runs continue, and scenes are skipped, as there.
+    A folder of chips is predicted with ``chip`` as large as they are.
     """
 
-    table = PredictionTable
+    output_class = PredictionTable
 
-    def __init__(
-        self,
-        out: str,
-        classes: list[str] | None = None,
-        overwrite: bool = False,
-        any_sensor: bool = False,
-        on_skipped: OnSkipped = 'raise',
-    ) -> None:
+    def __init__(self, out: str, classes: list[str] | None = None, **kwargs: Any) -> None:
         """Initialize a new PredictionWriter instance.
 
         Args:
             out: the file, which ends in ``.parquet``.
             classes: names of the classes, labels or values; None for the task's ``labels``, else numbers.
-            overwrite: whether a file or parts of another run are replaced.
-            any_sensor: whether to predict scenes of sensors and bands that the task was not trained on.
-            on_skipped: whether scenes that cannot be used are an error, after all others are written.
+            **kwargs: ``any_sensor``, ``overwrite`` and ``on_skipped``; see
+                :class:`~torchgeo_clay.callbacks.scene_writers.TaskWriter`.
         """
-        super().__init__(out, classes, overwrite, on_skipped, any_sensor=any_sensor)
+        super().__init__(out, **kwargs)
+        self.options['classes'] = classes
 
 
-class DetectionWriter(TableWriter):
+class DetectionWriter(TaskWriter):
     """Writes the objects of whole scenes, each once, as one GeoParquet file.
 
     Columns are ``geometry`` in WGS84, boxes, or with :class:`~torchgeo_clay.tasks.ClayInstanceSegmentation` outlines of
     masks, ``label``, ``class`` (its name), ``score``, ``datetime``, ``sensor``, ``source``, and the box in the scene's
     pixels: ``row``, ``col``, ``height``, ``width``. Windows overlap as the datamodule's ``stride`` says, best by more
-    than the largest object; see :func:`~torchgeo_clay.inference.objects.merge_objects`. Runs continue scene by scene,
-    and scenes are skipped, as by :class:`EmbeddingWriter`.
+    than the largest object; see :func:`~torchgeo_clay.inference.predictions.merge_objects`.
     """
 
-    table = ObjectTable
+    output_class = ObjectTable
 
     def __init__(
-        self,
-        out: str,
-        classes: list[str] | None = None,
-        score: float = 0.3,
-        iou: float = 0.5,
-        overwrite: bool = False,
-        any_sensor: bool = False,
-        on_skipped: OnSkipped = 'raise',
+        self, out: str, classes: list[str] | None = None, score: float = 0.3, iou: float = 0.5, **kwargs: Any
     ) -> None:
         """Initialize a new DetectionWriter instance.
 
@@ -297,12 +286,12 @@ class DetectionWriter(TableWriter):
             classes: names of the classes, label 0 first; None for their numbers.
             score: of the objects written, at least, 0 to 1.
             iou: overlap above which two boxes of a class are one object, 0 to 1.
-            overwrite: whether a file or parts of another run are replaced.
-            any_sensor: whether to search scenes of sensors and bands that the task was not trained on.
-            on_skipped: whether scenes that cannot be used are an error, after all others are written.
+            **kwargs: ``any_sensor``, ``overwrite`` and ``on_skipped``; see
+                :class:`~torchgeo_clay.callbacks.scene_writers.TaskWriter`.
 
         Raises:
             ValueError: for numbers out of range.
         """
-        super().__init__(out, classes, overwrite, on_skipped, any_sensor=any_sensor, score=score, iou=iou)
+        super().__init__(out, **kwargs)
         check_share(1, score=score, iou=iou)
+        self.options |= {'classes': classes, 'score': score, 'iou': iou}

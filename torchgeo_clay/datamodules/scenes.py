@@ -7,8 +7,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from bisect import bisect_right
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from itertools import accumulate, groupby
@@ -72,7 +73,7 @@ class SceneDataModule(MetadataDataModule):
 
     def __init__(
         self,
-        paths: str | list[str],
+        paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         sensor: str | Sensor | None = None,
         bands: list[str] | None = None,
         chip: int = 256,
@@ -110,7 +111,8 @@ class SceneDataModule(MetadataDataModule):
         check_at_least(0, num_workers=num_workers)
         if bands is not None and sensor is None:
             raise ValueError(f'bands={list(bands)} need a sensor to look them up in: give sensor= too.')
-        self.paths, self.sensor, self.bands = paths, None if sensor is None else get_sensor(sensor), bands
+        self.paths = [os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
+        self.sensor, self.bands = None if sensor is None else get_sensor(sensor), bands
         self.chip, self.batch_size, self.num_workers, self.unit_size = chip, batch_size, num_workers, unit_size
         self.reading = reading
         defaults = {k: p.default for k, p in signature(scan_scene).parameters.items() if p.kind is p.KEYWORD_ONLY}

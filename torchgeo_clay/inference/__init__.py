@@ -3,9 +3,8 @@
 """Whole scenes as tables of embeddings and as maps, without a trainer."""
 
 from torchgeo_clay.inference.embedding import EmbeddingTable, embed, embed_labeled
-from torchgeo_clay.inference.maps import MapStyle
+from torchgeo_clay.inference.maps import MapStyle, SceneMaps, map_scenes
 from torchgeo_clay.inference.output import SkippedScenesError
-from torchgeo_clay.inference.scene_maps import SceneMaps, map_scenes
 
 __all__ = (
     'EmbeddingTable',

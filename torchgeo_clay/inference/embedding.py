@@ -98,8 +98,7 @@ def embed(
         OutputError: if ``out`` cannot be written, or holds another run.
     """
     task = ClayEmbedding(model, weights, pooling)
-    names = [os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
-    data = SceneDataModule(names, sensor, bands, chip, stride, patch_grid=pooling == 'patches', **scenes)
+    data = SceneDataModule(paths, sensor, bands, chip, stride, patch_grid=pooling == 'patches', **scenes)
     where = choose_device(device)
     task.to(where).eval()
     with tempfile.TemporaryDirectory() as folder:

@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-__all__ = ('OutputError', 'atomic', 'check_writable')
+__all__ = ('OutputError', 'atomic', 'check_writable', 'differences')
 
 
 class OutputError(ValueError):
@@ -81,3 +82,9 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
         probe.unlink()
     except OSError as error:
         raise OutputError(f'{folder}: expected a folder that can be written to ({error}). Choose another.') from error
+
+
+def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """Describe how the settings of an existing file's run differ from this run's; empty if they are the same."""
+    keys = [key for key in {**expected, **found} if expected.get(key) != found.get(key)]
+    return '; '.join(f'{key} is {found.get(key)!r} there, {expected.get(key)!r} here' for key in keys)

@@ -26,7 +26,7 @@ import shapely
 from pyarrow.dataset import dataset, field
 from pyproj import CRS
 
-from torchgeo_clay.writers.atomic import OutputError, atomic, check_writable
+from torchgeo_clay.writers.atomic import OutputError, atomic, check_writable, differences
 
 __all__ = (
     'KEY',
@@ -357,9 +357,7 @@ class PartStore:
 
     def _check_same(self, found: Mapping[str, Any], where: Path) -> None:
         """Raise for another run than this one, naming what differs."""
-        differing = [key for key in {**self.run, **found} if self.run.get(key) != found.get(key)]
-        if differing:
-            what = '; '.join(f'{key} is {found.get(key)!r} there, {self.run.get(key)!r} here' for key in differing)
+        if what := differences(found, self.run):
             raise OutputError(
                 f'out: {where} is of another run ({what}). Choose another name, remove it, or give overwrite: true.'
             )
