@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from einops import rearrange, repeat
 from lightning.pytorch import Callback, LightningModule, Trainer
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
@@ -90,7 +89,6 @@ def plot_reconstruction(
     }
     shown = [_to_rgb(image, sensor) for image in columns.values()]
     figure = Figure(figsize=(3.2 * len(columns), 3.3 * len(target) + 0.3), layout='constrained')
-    FigureCanvasAgg(figure)
     axes = figure.subplots(len(target), len(columns), squeeze=False)
     for i, row in enumerate(axes):
         for axis, heading, image in zip(row, columns, _stretch([t[i] for t in shown]), strict=True):

@@ -12,11 +12,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
-from torchgeo.tasks import ChangeDetection
+from torchgeo.tasks import ChangeDetection, MoCo, SimCLR
 
-from torchgeo_clay.callbacks.views import condition_views
 from torchgeo_clay.conditioning import Conditioning, batch_conditioning, check_gsd
-from torchgeo_clay.datasets.wrapped.resampling import find_normalizations
+from torchgeo_clay.datasets.wrapped.resampling import find_normalizations, follow_pixels
 from torchgeo_clay.models.clay import Clay, find_clay
 from torchgeo_clay.sensors import Sensor, get_sensor
 
@@ -31,6 +30,12 @@ _INSTEAD = {
     'InstanceSegmentation': 'ClayInstanceSegmentation',
     'BYOL': 'MoCo or SimCLR with model: clay_base_patch8',
     'MAE': 'ClayPretraining',
+}
+
+#: Contrastive task → names of the augmentations that make the views of a batch's images.
+_AUGMENTATIONS: dict[type[LightningModule], tuple[str, ...]] = {
+    MoCo: ('augmentation1', 'augmentation2'),
+    SimCLR: ('augmentations',),
 }
 
 #: Means and standard deviations of a batch's channels that no images normalized for their sensor have.
@@ -66,6 +71,52 @@ def _check_dates(pl_module: LightningModule, image: Tensor) -> None:
             f'channels, and the model sees one date of {image.shape[2]} at a time. Write model: fcsiamconc, fcsiamdiff '
             'or changevit.'
         )
+
+
+def _condition_views(task: LightningModule, models: list[Clay], batch: Mapping[str, Any], condition: Any) -> ExitStack:
+    """Condition the models of a contrastive task on each view: its GSD and place follow the random resized crop.
+
+    Args:
+        task: any task; others than those of :data:`_AUGMENTATIONS` make no views.
+        models: the encoders inside the task.
+        batch: ``image`` (B, C, H, W), ``res`` (B,), and ``lat`` and ``lon`` (B,) where known.
+        condition: function that returns the conditioning of a batch with a view for its image.
+
+    Returns:
+        A stack that ends the conditioning when it is closed.
+
+    Raises:
+        ValueError: for augmentations other than kornia's; in a step, for an image that is none of the views.
+    """
+    scopes = ExitStack()
+    names = [name for kind, names in _AUGMENTATIONS.items() if isinstance(task, kind) for name in names]
+    views: list[tuple[Tensor, Conditioning]] = []
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], view: Tensor) -> None:
+        known = follow_pixels(module, batch, inputs[0].shape, view.shape)
+        views.append((view, condition({**batch, **known, 'image': view})))
+
+    def enter(clay: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        for view, known in views:
+            if view is inputs[0]:
+                clay.patch_embed.conditioning = known  # type: ignore[union-attr]
+                return
+        raise ValueError(
+            f'{type(task).__name__} gave Clay an image that none of {", ".join(names)} returned, whose pixel size is '
+            'unknown. Give the model the views as the augmentations make them.'
+        )
+
+    for name in names:
+        if not hasattr(module := getattr(task, name), '_params'):
+            raise ValueError(
+                f'{name}: expected an augmentation of kornia, which reports the pixel size of the views it makes, got '
+                f'{type(module).__name__}. Put its transforms into kornia.augmentation.AugmentationSequential.'
+            )
+    for module in {getattr(task, name) for name in names}:  # one may be both
+        scopes.callback(module.register_forward_hook(note).remove)
+    for model in models if names else ():
+        scopes.callback(model.register_forward_pre_hook(enter).remove)
+    return scopes
 
 
 class SensorMetadata(Callback):
@@ -154,7 +205,7 @@ class SensorMetadata(Callback):
         for model in models:
             self._scopes.enter_context(model.conditioned_on(conditioning))
         known = {**batch, 'res': conditioning.gsd}
-        self._scopes.enter_context(condition_views(pl_module, models, known, self._condition))
+        self._scopes.enter_context(_condition_views(pl_module, models, known, self._condition))
 
     def _condition(self, batch: Mapping[str, Any]) -> Conditioning:
         """Return the conditioning of a batch."""
