@@ -53,6 +53,11 @@ class ClayTask(BaseTask):
     Steps, metrics, losses and plots are TorchGeo's own.
     """
 
+    #: Arguments that are not saved: the weights are in the checkpoint, the others have no effect.
+    ignore: Any = property(
+        lambda self: ('weights', '_class_path', *(name for name in _REFUSED if name != self.encoder_key))
+    )
+
     #: Key of the batch that holds class labels, which are checked against the number of classes; None for none.
     label_key: str | None = None
 
@@ -62,7 +67,7 @@ class ClayTask(BaseTask):
     #: Whether batches have objects: lists of boxes and labels per image.
     takes_boxes = False
 
-    #: Name of the argument that names the encoder, hence not one of :data:`_REFUSED`.
+    #: Name of the argument that names the encoder, which is taken even if :data:`_REFUSED` has it.
     encoder_key = 'model'
 
     weights: Any
@@ -134,11 +139,6 @@ class ClayTask(BaseTask):
         super().__init__(weights=weights, lr=lr, freeze_backbone=freeze_backbone, **kwargs)  # type: ignore[call-arg]
 
     # building ---------------------------------------------------------------------------------------------------------
-
-    @property
-    def ignore(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Arguments that are not saved: the weights are in the checkpoint, the others have no effect."""
-        return ('weights', '_class_path', *(name for name in _REFUSED if name != self.encoder_key))
 
     @property
     def clay(self) -> Clay:

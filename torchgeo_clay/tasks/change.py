@@ -47,8 +47,8 @@ class ClayChangeDetection(ClassTask, PixelTask, ChangeDetection):
 
         Args:
             model: decoder of segmentation_models_pytorch; it sees the difference of the two dates' features.
-            backbone: the encoder, ``clay_{tiny,small,base,large}_patch8``.
-            weights: see :class:`~torchgeo_clay.tasks.base.ClayTask`.
+            backbone: see :class:`~torchgeo_clay.tasks.ClaySemanticSegmentation`.
+            weights: see there.
             **kwargs: see :class:`~torchgeo_clay.tasks.base.ClayTask`, and :class:`torchgeo.tasks.ChangeDetection` for
                 ``task``, ``num_classes``, ``num_labels``, ``labels``, ``pos_weight``, ``loss``, ``class_weights`` and
                 ``ignore_index``.

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import ConfusionMatrixDisplay
 from torch import Tensor
@@ -89,7 +88,6 @@ class ClassTask(ClayTask):
         names, many = self.hparams['labels'], len(counts) >= _MANY
         side = max(5.0, 0.5 * len(counts))
         figure = Figure((side, side if counts.ndim == 2 else 3.0 * len(counts)), layout='constrained')
-        FigureCanvasAgg(figure)
         figure.suptitle('Share of each true class')
         for i, matrix in enumerate(matrices):
             axis = figure.add_subplot(len(matrices), 1, i + 1)

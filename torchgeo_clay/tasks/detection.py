@@ -153,8 +153,8 @@ class ClayObjectDetection(ObjectTask, ObjectDetection):
 
         Args:
             model: torchvision's detector.
-            backbone: the encoder, ``clay_{tiny,small,base,large}_patch8``.
-            weights: see :class:`~torchgeo_clay.tasks.base.ClayTask`.
+            backbone: see :class:`~torchgeo_clay.tasks.ClaySemanticSegmentation`.
+            weights: see there.
             **kwargs: see :class:`~torchgeo_clay.tasks.base.ClayTask`, and :class:`torchgeo.tasks.ObjectDetection` for
                 ``num_classes``: labels are from 0 to one less, 0 often being left to the background.
         """
@@ -178,8 +178,8 @@ class ClayInstanceSegmentation(ObjectTask, InstanceSegmentation):
 
         Args:
             model: torchvision's detector.
-            backbone: see :class:`ClayObjectDetection`, as for the next two.
-            weights: of the encoder.
-            **kwargs: further arguments.
+            backbone: see :class:`~torchgeo_clay.tasks.ClayObjectDetection`.
+            weights: see there.
+            **kwargs: see there.
         """
         super().__init__(model=model, backbone=backbone, weights=weights, **kwargs)

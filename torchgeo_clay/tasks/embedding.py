@@ -20,12 +20,7 @@ from torchgeo_clay.datasets.raster.dataset import PATCH
 from torchgeo_clay.models import Clay, FoldedClay, builders
 from torchgeo_clay.sensors import Sensor
 
-__all__ = (
-    'ClayEmbedding',
-    'cast_copy',
-    'cast_matmuls',
-    'pool',
-)
+__all__ = ('ClayEmbedding', 'cast_copy', 'cast_matmuls', 'pool')
 
 Pooling = Literal['class', 'mean', 'patches']
 

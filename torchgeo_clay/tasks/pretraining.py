@@ -1,9 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Self-supervised pretraining of Clay, and its teacher in training.
-
-Shapes: B samples, C bands, H × W pixels, L patches.
-"""
+"""Self-supervised pretraining of Clay. Shapes: B samples, C bands, H × W pixels, L patches."""
 
 from __future__ import annotations
 
@@ -29,10 +26,7 @@ from torchgeo_clay.models.clay import Position
 from torchgeo_clay.models.teacher import make_teacher, teacher_rgb
 from torchgeo_clay.tasks.optim import cosine, published
 
-__all__ = (
-    'ClayPretraining',
-    'TeacherTask',
-)
+__all__ = ('ClayPretraining',)
 
 _TEACHER = 'model.teacher.'
 _DIGEST = 'teacher_sha256'
@@ -53,62 +47,6 @@ def _teacher_options(hparams: Mapping[str, Any]) -> dict[str, Any]:
     return {'teacher': None, 'teacher_dim': width}
 
 
-class TeacherTask(BaseTask):
-    """A task whose ``hparams`` have ``model``, ``teacher`` and ``teacher_targets``; its teacher is never saved."""
-
-    weights: Any
-    _digest: str | None = None
-
-    def setup(self, stage: str) -> None:
-        """Compute the teacher's targets that are not in the store yet, and free the teacher.
-
-        Raises:
-            ValueError: without a :class:`~torchgeo_clay.datamodules.ClayPretrainDataModule`, and see
-                :func:`torchgeo_clay.datamodules.pretrain.teacher_targets.attach_targets`.
-        """
-        folder = self.hparams['teacher_targets']
-        if folder is None:
-            return
-        data = getattr(self.trainer, 'datamodule', None)
-        if not isinstance(data, ClayPretrainDataModule):
-            raise ValueError(
-                'teacher_targets: expected a ClayPretrainDataModule with chips (.npz), which have the same target in '
-                f'every epoch, got {type(data).__name__}. Train with teacher_targets=null.'
-            )
-        with torch.random.fork_rng():  # a teacher is initialized at random before its weights are loaded
-            self._digest = attach_targets(data, folder, self._teacher(), self.hparams['teacher'])
-        rank_zero_info(f'Trains on teacher targets, without the teacher (weights with SHA-256 {self._digest[:12]}…)')
-
-    def _teacher(self) -> nn.Module:
-        """The teacher, with the weights it would have as a part of the model."""
-        name = self.hparams['teacher']
-        if self.weights in (None, False):
-            return cast(nn.Module, make_teacher(name))
-        model = getattr(torchgeo_clay.models, self.hparams['model'])(weights=self.weights, teacher=name)
-        return cast(nn.Module, model.teacher)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave the frozen teacher out of checkpoints: its name, in the hyperparameters, brings it back."""
-        checkpoint['state_dict'] = {k: v for k, v in checkpoint['state_dict'].items() if not k.startswith(_TEACHER)}
-        if self._digest is not None:
-            checkpoint[_DIGEST] = self._digest
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the teacher to the checkpoint, whose loading is strict.
-
-        Raises:
-            ValueError: if the targets are of a teacher with other weights than in the checkpoint's run.
-        """
-        teacher = {k: v for k, v in self.state_dict().items() if k.startswith(_TEACHER)}
-        checkpoint['state_dict'] = {**checkpoint['state_dict'], **teacher}
-        before = checkpoint.get(_DIGEST)
-        if before is not None and self._digest is not None and before != self._digest:
-            raise ValueError(
-                f'teacher: expected weights with SHA-256 {before[:12]}…, whose targets the checkpoint was trained on, '
-                f'got {self._digest[:12]}… Bring those weights back, or start a new run with weights=<checkpoint>.'
-            )
-
-
 _MODELS = tuple(f'clay_mae_{size}_patch8' for size in ('tiny', 'small', 'base', 'large'))
 
 
@@ -117,7 +55,7 @@ def _counted(batch: dict[str, Any]) -> int:
     return batch.get('counted', batch['image'].shape[0])
 
 
-class ClayPretraining(TeacherTask):
+class ClayPretraining(BaseTask):
     """Pretrain Clay: reconstruct masked patches, and represent chips as a teacher does.
 
     Batches are those of :class:`~torchgeo_clay.datamodules.ClayPretrainDataModule`, which draws whatever is random:
@@ -129,6 +67,7 @@ class ClayPretraining(TeacherTask):
     """
 
     model: ClayMAE
+    _digest: str | None = None
 
     def __init__(
         self,
@@ -187,6 +126,34 @@ class ClayPretraining(TeacherTask):
         self.model.encoder.set_grad_checkpointing(hparams['grad_checkpointing'])
         if hparams['compile']:
             self.model.compile()
+
+    def setup(self, stage: str) -> None:
+        """Compute the teacher's targets that are not in the store yet, and free the teacher.
+
+        Raises:
+            ValueError: without a :class:`~torchgeo_clay.datamodules.ClayPretrainDataModule`, and see
+                :func:`torchgeo_clay.datamodules.pretrain.teacher_targets.attach_targets`.
+        """
+        folder = self.hparams['teacher_targets']
+        if folder is None:
+            return
+        data = getattr(self.trainer, 'datamodule', None)
+        if not isinstance(data, ClayPretrainDataModule):
+            raise ValueError(
+                'teacher_targets: expected a ClayPretrainDataModule with chips (.npz), which have the same target in '
+                f'every epoch, got {type(data).__name__}. Train with teacher_targets=null.'
+            )
+        with torch.random.fork_rng():  # a teacher is initialized at random before its weights are loaded
+            self._digest = attach_targets(data, folder, self._teacher(), self.hparams['teacher'])
+        rank_zero_info(f'Trains on teacher targets, without the teacher (weights with SHA-256 {self._digest[:12]}…)')
+
+    def _teacher(self) -> nn.Module:
+        """The teacher, with the weights it would have as a part of the model."""
+        name = self.hparams['teacher']
+        if self.weights in (None, False):
+            return cast(nn.Module, make_teacher(name))
+        model = getattr(torchgeo_clay.models, self.hparams['model'])(weights=self.weights, teacher=name)
+        return cast(nn.Module, model.teacher)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The recipe's optimizer, and its scheduler stepped per training step."""
@@ -284,3 +251,24 @@ class ClayPretraining(TeacherTask):
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Compute the test losses."""
         self._step(batch, 'test')
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the frozen teacher out of checkpoints: its name, in the hyperparameters, brings it back."""
+        checkpoint['state_dict'] = {k: v for k, v in checkpoint['state_dict'].items() if not k.startswith(_TEACHER)}
+        if self._digest is not None:
+            checkpoint[_DIGEST] = self._digest
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the teacher to the checkpoint, whose loading is strict.
+
+        Raises:
+            ValueError: if the targets are of a teacher with other weights than in the checkpoint's run.
+        """
+        teacher = {k: v for k, v in self.state_dict().items() if k.startswith(_TEACHER)}
+        checkpoint['state_dict'] = {**checkpoint['state_dict'], **teacher}
+        before = checkpoint.get(_DIGEST)
+        if before is not None and self._digest is not None and before != self._digest:
+            raise ValueError(
+                f'teacher: expected weights with SHA-256 {before[:12]}…, whose targets the checkpoint was trained on, '
+                f'got {self._digest[:12]}… Bring those weights back, or start a new run with weights=<checkpoint>.'
+            )

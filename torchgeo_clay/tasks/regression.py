@@ -69,12 +69,11 @@ class ClayPixelwiseRegression(_ValuesTask, PixelTask, PixelwiseRegression):
         """Initialize a new ClayPixelwiseRegression instance.
 
         Args:
-            model: decoder of segmentation_models_pytorch.
-            backbone: the encoder, ``clay_{tiny,small,base,large}_patch8``.
-            weights: see :class:`~torchgeo_clay.tasks.base.ClayTask`.
-            nodata: number that stands for no value in targets, beside NaN and infinity.
-            temporal: aggregation of the feature maps over the dates of images (B, T, C, H, W): ``mean``, ``max`` or
-                ``ltae``; None for images of one date. See :mod:`torchgeo_clay.models.temporal`.
+            model: see :class:`~torchgeo_clay.tasks.ClaySemanticSegmentation`.
+            backbone: see there.
+            weights: see there.
+            nodata: see :class:`~torchgeo_clay.tasks.ClayRegression`.
+            temporal: see :class:`~torchgeo_clay.tasks.ClaySemanticSegmentation`.
             **kwargs: see :class:`~torchgeo_clay.tasks.base.ClayTask`, and :class:`torchgeo.tasks.PixelwiseRegression`
                 for ``labels`` and ``loss``.
         """
