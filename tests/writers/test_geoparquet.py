@@ -143,8 +143,6 @@ def test_mistakes(tmp_path: Path) -> None:
         embedding_table(rows(), 'float8')
     with pytest.raises(ValueError, match='no row'):
         write_geoparquet(tmp_path / 'e.parquet', [], crs=WGS84, metadata=RUN)
-    with pytest.raises(ValueError, match=r'ends in \.parquet'):
-        PartStore(tmp_path / 'e.csv', RUN)
     (tmp_path / 'x.parquet').write_text('no')
     with pytest.raises(ValueError, match='not readable as Parquet'):
         read_metadata(tmp_path / 'x.parquet')

@@ -97,13 +97,14 @@ def embed(
         CheckpointError: for weights that cannot be used.
         OutputError: if ``out`` cannot be written, or holds another run.
     """
+    if out is not None:
+        check_suffix(out)
     task = ClayEmbedding(model, weights, pooling)
     data = SceneDataModule(paths, sensor, bands, chip, stride, patch_grid=pooling == 'patches', **scenes)
     where = choose_device(device)
     task.to(where).eval()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, 'embeddings.parquet') if out is None else Path(out)
-        check_suffix(path)
         data.setup('predict')
 
         def output(loader: SceneLoader) -> EmbeddingTable:
@@ -130,7 +131,7 @@ class Window(NamedTuple):
 class EmbeddingTable(SceneOutput):
     """One GeoParquet file, written in parts; see :class:`~torchgeo_clay.writers.PartStore`."""
 
-    #: Whether a table without rows is a result.
+    #: Whether a scene or table without rows is a result like any other.
     may_be_empty = False
 
     def __init__(
@@ -171,7 +172,8 @@ class EmbeddingTable(SceneOutput):
             **self.data.settings,
         }
         self.store = PartStore(out, run)
-        self.windows: dict[int, list[Window]] = {}
+        #: Position of a pending unit → its windows, of which each kind of table keeps its own kind of tuple.
+        self.windows: dict[int, list[Any]] = {}
         self.is_complete = False
 
     def begin(self) -> set[str]:
@@ -229,8 +231,7 @@ class EmbeddingTable(SceneOutput):
         elif not set(parts.values()) - failed.keys():
             report_skipped(failed, 'no table', 'raise')
         else:
-            blank = self._without_rows(parts, failed)
-            if blank:
+            if blank := [] if self.may_be_empty else self._without_rows(parts, failed):
                 rank_zero_info(
                     f'{counted(len(blank), "scene")} without a row, as no pixel holds data. Is the nodata value right? '
                     f'First: {blank[0]}'
@@ -242,7 +243,7 @@ class EmbeddingTable(SceneOutput):
         return dict(failed)
 
     def _without_rows(self, parts: Mapping[str, str], failed: Mapping[str, str]) -> list[str]:
-        """Return the scenes none of whose parts (key → scene) has a row, but those that failed."""
+        """Return the scenes none of whose parts (key → scene) has a row, except those that failed."""
         rows: Counter[str] = Counter()
         for key, source in parts.items():
             rows[source] += 0 if source in failed else self.store.count(key)

@@ -273,11 +273,11 @@ class SceneMaps(SceneOutput):
         """
         done = self.skip_sensors()
         done |= {unit.key for unit in self.data.units if unit.key not in done and self._is_done(unit)}
-        for path in self.paths.values():
-            check_writable(path.parent)
-            for file in _files(path):
-                for part in chain(*(file.parent.glob(f'.{file.stem}.*.{kind}.tif*') for kind in ('rows', 'partial'))):
-                    part.unlink()
+        for folder in {path.parent for path in self.paths.values()}:
+            check_writable(folder)
+        for file in chain(*map(_files, self.paths.values())):
+            for part in chain(*(file.parent.glob(f'.{file.stem}.*.{kind}.tif*') for kind in ('rows', 'partial'))):
+                part.unlink()
         return done
 
     def _is_done(self, unit: Unit) -> bool:

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from torchgeo_clay.datamodules.scenes import SceneLoader, Unit
+from torchgeo_clay.datamodules.scenes import SceneLoader
+from torchgeo_clay.datasets import Scene
 from torchgeo_clay.datasets.raster.georeference import outline_wgs84
 from torchgeo_clay.inference.embedding import EmbeddingTable
 from torchgeo_clay.inference.output import trained_sensors
@@ -50,17 +51,12 @@ class TaskTable(EmbeddingTable):
         any_sensor: bool = False,
         loaded: bool = False,
     ) -> None:
-        """Initialize a new TaskTable instance.
+        """Initialize a new TaskTable instance; other arguments as those of ``EmbeddingTable``.
 
         Args:
-            loader: whose chips are predicted.
-            task: with its weights.
-            out: the file, which ends in ``.parquet``.
             names: of classes, labels or values; None for numbers.
             count: of the names there have to be.
-            about: settings of the run, which its metadata hold.
-            overwrite: whether a file or parts of another run are replaced.
-            any_sensor: whether to predict scenes of sensors that the task was not trained on.
+            any_sensor: see :func:`~torchgeo_clay.inference.output.trained_sensors`, as for the next.
             loaded: whether a checkpoint was loaded into the task.
 
         Raises:
@@ -199,24 +195,26 @@ class ObjectTable(TaskTable):
         self.score, self.iou = score, iou
         about = {'backbone': task.hparams['backbone'], 'score': score, 'iou': iou}
         super().__init__(loader, task, out, classes, task.hparams['num_classes'], about, **options)
-        self.found: dict[int, list[Found]] = {}
 
     def take(self, outputs: Any, batch: Mapping[str, Any]) -> None:
         """Keep the objects of B chips, dictionaries as torchvision's, until their scenes are complete."""
         for i, (place, corner) in enumerate(zip(batch['unit'], batch['corner'], strict=True)):
             if place in self.pending:
                 one = {key: value.cpu() for key, value in outputs[i].items()}
-                found = self._in_scene(one, self.loader.units[place], corner, batch['valid'][i, 0].cpu())
-                self.found.setdefault(place, []).append(found._replace(time=float(batch['time'][i])))
+                valid, time = batch['valid'][i, 0].cpu(), float(batch['time'][i])
+                found = self._in_scene(one, self.loader.units[place].scene, corner, valid, time)
+                self.windows.setdefault(place, []).append(found)
 
-    def _in_scene(self, one: Mapping[str, Tensor], unit: Unit, corner: tuple[int, int], valid: Tensor) -> Found:
+    def _in_scene(
+        self, one: Mapping[str, Tensor], scene: Scene, corner: tuple[int, int], valid: Tensor, time: float
+    ) -> Found:
         """Return the objects of a window that are good enough and lie on data, in pixels of the scene."""
         (row, col), chip = corner, self.data.chip
-        boxes, size = one['boxes'].double(), torch.tensor([unit.scene.width, unit.scene.height]).repeat(2)
+        boxes, size = one['boxes'].double(), torch.tensor([scene.width, scene.height]).repeat(2)
         center = ((boxes[:, :2] + boxes[:, 2:]) / 2).long().clamp(0, chip - 1)
         kept = (one['scores'] >= self.score) & valid[center[:, 1], center[:, 0]]
         kept &= (boxes[:, 2:] > boxes[:, :2]).all(1)
-        inner = torch.tensor([col > 0, row > 0, col + chip < unit.scene.width, row + chip < unit.scene.height])
+        inner = torch.tensor([col > 0, row > 0, col + chip < scene.width, row + chip < scene.height])
         near = torch.cat([boxes[:, :2] < _NEAR, boxes[:, 2:] > chip - _NEAR], 1)
         corners = torch.tensor([col, row]).repeat(2)
         outlines = [_outlines(mask.numpy(), col, row) for mask in one['masks'][kept]] if 'masks' in one else []
@@ -226,19 +224,19 @@ class ObjectTable(TaskTable):
             one['scores'][kept].double(),
             (near & inner).any(1)[kept],
             outlines or [[] for _ in range(int(kept.sum()))],
-            np.nan,
+            time,
         )
 
     def table(self, place: int) -> pa.Table:
         """Return a scene's objects as a table, and forget them."""
-        windows, unit = self.found.pop(place, []), self.loader.units[place]
+        windows, unit = self.windows.pop(place, []), self.loader.units[place]
         blank = Found(
             torch.zeros(0, 4).double(), torch.zeros(0).long(), torch.zeros(0).double(), torch.zeros(0) > 0, [], 0
         )
         boxes, labels, scores, cut = (torch.cat(parts) for parts in [*zip(*(blank, *windows), strict=True)][:4])
         outlines = [outline for window in windows for outline in window.outlines]
         kept = merge_objects(boxes, labels, scores, cut, self.iou)
-        geometry = [self._polygon(boxes[i], outlines[i], unit) for i in kept.tolist()]
+        geometry = [_polygon(boxes[i], outlines[i], unit.scene) for i in kept.tolist()]
         time = np.full(len(kept), windows[0].time if windows else np.nan)
         left, top, right, bottom = boxes[kept].T.numpy()
         place_columns = placed_columns(geometry, time)
@@ -259,21 +257,12 @@ class ObjectTable(TaskTable):
             }
         )
 
-    @staticmethod
-    def _polygon(box: Tensor, outlines: Sequence[npt.NDArray[np.float64]], unit: Unit) -> Any:
-        """Return an object's outline in longitude and latitude: of its mask, else its box."""
-        left, top, right, bottom = box.tolist()
-        rings: Any = outlines or [[(left, top), (left, bottom), (right, bottom), (right, top)]]
-        scene = unit.scene
-        return shapely.union_all([outline_wgs84(scene.crs, scene.transform, [*map(tuple, ring)]) for ring in rings])
 
-    def drop(self, place: int) -> None:
-        """Forget a scene."""
-        self.found.pop(place, None)
-
-    def _without_rows(self, parts: Mapping[str, str], failed: Mapping[str, str]) -> list[str]:
-        """Return none: a scene without objects is nothing to report."""
-        return []
+def _polygon(box: Tensor, outlines: Sequence[npt.NDArray[np.float64]], scene: Scene) -> Any:
+    """Return an object's outline in longitude and latitude: of its mask, else its box."""
+    left, top, right, bottom = box.tolist()
+    rings: Any = outlines or [[(left, top), (left, bottom), (right, bottom), (right, top)]]
+    return shapely.union_all([outline_wgs84(scene.crs, scene.transform, [*map(tuple, ring)]) for ring in rings])
 
 
 def _outlines(mask: npt.NDArray[np.uint8], col: int, row: int) -> list[npt.NDArray[np.float64]]:

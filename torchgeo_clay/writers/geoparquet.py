@@ -304,13 +304,9 @@ class PartStore:
         """Initialize a new PartStore instance; nothing is written.
 
         Args:
-            path: the final file.
+            path: the final file; see :func:`check_suffix`.
             run: what identifies the run: model, weights, settings.
-
-        Raises:
-            ValueError: for another suffix than ``.parquet``.
         """
-        check_suffix(path)
         self.path = Path(path)
         self.folder = self.path.with_name(f'{self.path.name}.parts')
         self.run: dict[str, Any] = json.loads(json.dumps(run))  # as it is read back
@@ -330,8 +326,12 @@ class PartStore:
         """
         check_writable(self.path.parent)
         if self.path.exists() and not overwrite:
-            self._check_same(_metadata_of(self.path), self.path)
-            if read_metadata(self.path).get('parts') != list(keys):
+            try:
+                found = read_metadata(self.path)
+            except ValueError as error:
+                raise OutputError(f'out: {error} It is left as it is; choose another name.') from error
+            self._check_same({key: found[key] for key in found.get('run', [])}, self.path)
+            if found.get('parts') != list(keys):
                 raise OutputError(
                     f'out: {self.path} is there already, of other scenes or other versions of them. Choose another '
                     'name, remove it, or give overwrite: true.'
@@ -418,12 +418,3 @@ class PartStore:
         count = write_geoparquet(self.path, tables(), crs=crs, metadata={**self.run, **about}, empty=empty)
         shutil.rmtree(self.folder)
         return count
-
-
-def _metadata_of(path: Path) -> dict[str, Any]:
-    """Return the run metadata stored in a table."""
-    try:
-        metadata = read_metadata(path)
-    except ValueError as error:
-        raise OutputError(f'out: {error} It is left as it is; choose another name.') from error
-    return {key: metadata[key] for key in metadata.get('run', [])}
