@@ -23,9 +23,9 @@ _HELPS = re.compile(
 #: What reports a message that another function makes.
 _REPORTS = {
     'ClayPretrainDataModule._look',
-    'SensorRaster._scan',
     'UnitsCheck.__call__',
     '_read_raw',
+    'find_scenes',
     'log_assumptions',
     'open_raster',
     'scan_scenes',

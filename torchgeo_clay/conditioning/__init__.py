@@ -10,6 +10,7 @@ from torchgeo_clay.conditioning.contract import (
     check_batch,
     check_gsd,
     match_images,
+    metadata_tensors,
     select_dates,
     task_conditioning,
 )
@@ -24,6 +25,7 @@ __all__ = (
     'encode_latlon',
     'encode_time',
     'match_images',
+    'metadata_tensors',
     'on_host',
     'select_dates',
     'task_conditioning',

@@ -29,6 +29,7 @@ __all__ = (
     'check_batch',
     'check_gsd',
     'match_images',
+    'metadata_tensors',
     'select_dates',
     'task_conditioning',
 )
@@ -45,6 +46,21 @@ def check_gsd(gsd: float | Tensor) -> None:
                 f'gsd: expected positive meters per pixel, got {value}. GSD has no code for unknown: read it from the '
                 "raster, or give it with gsd= (the sensor's nominal one only if the pixels were not resampled)."
             )
+
+
+def metadata_tensors(sensor: Sensor, res: float, lat: float, lon: float, time: float | Tensor) -> dict[str, Tensor]:
+    """Return the metadata of a sample in the dtypes of the contract.
+
+    Args:
+        sensor: with the bands of the image.
+        res: meters per pixel.
+        lat: degrees north, WGS84, like ``lon`` and ``time`` NaN for unknown.
+        lon: degrees east.
+        time: seconds UTC, or a tensor of one per date.
+    """
+    single, double = {'wavelength': sensor.wavelengths, 'res': res}, {'lat': lat, 'lon': lon, 'time': time}
+    tensors = {key: torch.tensor(value, dtype=torch.float32) for key, value in single.items()}
+    return tensors | {key: torch.as_tensor(value, dtype=torch.float64) for key, value in double.items()}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torchgeo.datasets import NonGeoDataset
 
-from torchgeo_clay.conditioning import LatLonOrder, check_gsd
+from torchgeo_clay.conditioning import LatLonOrder, check_gsd, metadata_tensors
 from torchgeo_clay.datasets.raster.files import SceneError
 from torchgeo_clay.datasets.upstream import Path, Sample, find_files
 from torchgeo_clay.sensors import Sensor, get_sensor
@@ -181,7 +181,6 @@ class ClayChips(NonGeoDataset):
         if not self.files:
             raise ValueError(f'{paths}: expected chips of {whole.name} (.npz), found none.')
         self._select = [whole.index(name) for name in self.bands]
-        self._wavelength = torch.tensor(self.sensor.wavelengths, dtype=torch.float32)
 
     def __len__(self) -> int:
         """Number of chips."""
@@ -206,11 +205,7 @@ class ClayChips(NonGeoDataset):
         sample: Sample = {
             'image': torch.from_numpy(image),
             'valid': torch.from_numpy(valid),
-            'wavelength': self._wavelength.clone(),
-            'res': torch.tensor(self.gsd, dtype=torch.float32),
-            'lat': torch.tensor(lat, dtype=torch.float64),
-            'lon': torch.tensor(lon, dtype=torch.float64),
-            'time': torch.tensor(seconds, dtype=torch.float64),
+            **metadata_tensors(self.sensor, self.gsd, lat, lon, seconds),
         }
         return sample if self.transforms is None else self.transforms(sample)
 

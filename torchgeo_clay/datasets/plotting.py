@@ -4,13 +4,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from torchgeo_clay.sensors import Sensor
 
-__all__ = ('true_color',)
+__all__ = ('show', 'true_color')
 
 
 def true_color(image: Tensor, sensor: Sensor, valid: Tensor | None = None) -> npt.NDArray[np.float64]:
@@ -51,3 +55,30 @@ def true_color(image: Tensor, sensor: Sensor, valid: Tensor | None = None) -> np
         span = np.where(high > low, high - low, 1)
         picture[:, good] = ((shown[:, good] - low[:, None]) / span[:, None]).clip(0, 1)
     return picture.transpose(1, 2, 0)
+
+
+def show(
+    pictures: Sequence[tuple[str, npt.NDArray[np.float64] | Tensor]],
+    suptitle: str | None = None,
+    side: float = 4,
+    **look: Any,
+) -> Figure:
+    """Show pictures side by side.
+
+    Args:
+        pictures: title and picture: an array (H, W, 3) from 0 to 1, or a map of numbers, a tensor of H x W values.
+        suptitle: above all.
+        side: of a picture, inches.
+        **look: how ``imshow`` draws maps, such as ``cmap``.
+    """
+    figure = Figure(figsize=(side * len(pictures), side), layout='constrained')
+    for axes, (title, picture) in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures, strict=True):
+        if isinstance(picture, Tensor):
+            axes.imshow(picture.squeeze().detach().cpu().float().numpy(), **look)
+        else:
+            axes.imshow(picture)
+        axes.set_title(title)
+        axes.axis('off')
+    if suptitle is not None:
+        figure.suptitle(suptitle)
+    return figure

@@ -21,7 +21,7 @@ from torch import Tensor
 from torchgeo.datasets import NonGeoDataset
 from torchvision.ops import masks_to_boxes
 
-from torchgeo_clay.datasets.plotting import true_color
+from torchgeo_clay.datasets.plotting import show, true_color
 from torchgeo_clay.datasets.raster.dataset import SensorRaster
 from torchgeo_clay.datasets.upstream import Sample
 from torchgeo_clay.simulator import CLASSES, SyntheticScenes
@@ -231,33 +231,22 @@ class SyntheticChips(NonGeoDataset):
         """Plot a chip in true color, with its mask and prediction."""
         if self.task == 'detection':
             return self._plot_objects(sample, suptitle)
-        maps = {name: sample[name] for name in ('mask', 'prediction') if name in sample and sample[name].ndim >= 2}
-        figure = Figure(figsize=(4 * (1 + len(maps)), 4), layout='constrained')
-        axes = figure.subplots(1, 1 + len(maps), squeeze=False)[0]
-        axes[0].imshow(true_color(sample['image'], self.sensor, sample.get('valid')))
-        axes[0].set_title(self._caption(sample) if show_titles else '')
-        for axis, (name, value) in zip(axes[1:], maps.items(), strict=True):
-            legend = {'cmap': _COLORS, 'vmax': len(CLASSES) - 1, 'interpolation': 'nearest'}
-            look = {'cmap': 'YlGn', 'vmax': 1} if self.task == 'regression' else legend
-            axis.imshow(value.squeeze().detach().cpu().float().numpy(), vmin=0, **look)
-            axis.set_title(name if show_titles else '')
-        for axis in axes:
-            axis.axis('off')
-        if suptitle is not None:
-            figure.suptitle(suptitle)
-        return figure
+        image = true_color(sample['image'], self.sensor, sample.get('valid'))
+        maps = [(n, sample[n]) for n in ('mask', 'prediction') if n in sample and sample[n].ndim >= 2]
+        titles = [self._caption(sample), *(name for name, _ in maps)] if show_titles else [''] * (1 + len(maps))
+        legend = {'cmap': _COLORS, 'vmin': 0, 'vmax': len(CLASSES) - 1, 'interpolation': 'nearest'}
+        look = {'cmap': 'YlGn', 'vmin': 0, 'vmax': 1} if self.task == 'regression' else legend
+        return show([*zip(titles, [image, *(value for _, value in maps)], strict=True)], suptitle, **look)
 
     def _plot_objects(self, sample: Sample, suptitle: str | None) -> Figure:
         """Plot a chip with its boxes, and the predicted ones."""
         keys = [key for key in ('bbox_xyxy', 'prediction_bbox_xyxy') if key in sample]
-        figure = Figure(figsize=(4 * len(keys), 4), layout='constrained')
-        for axis, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
-            axis.imshow(true_color(sample['image'], self.sensor, sample.get('valid')))
+        image = true_color(sample['image'], self.sensor, sample.get('valid'))
+        titles = [key.removesuffix('bbox_xyxy').rstrip('_') or 'truth' for key in keys]
+        figure = show([(title, image) for title in titles], suptitle or self.sensor.name)
+        for axes, key in zip(figure.axes, keys, strict=True):
             for left, top, right, bottom in sample[key].cpu().tolist():
-                axis.add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, color='w'))
-            axis.set_title(key.removesuffix('bbox_xyxy').rstrip('_') or 'truth')
-            axis.axis('off')
-        figure.suptitle(suptitle or self.sensor.name)
+                axes.add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, color='w'))
         return figure
 
     def _caption(self, sample: Sample) -> str:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torchgeo.datasets import NonGeoDataset
 
-from torchgeo_clay.datasets.plotting import true_color
+from torchgeo_clay.datasets.plotting import show, true_color
 from torchgeo_clay.datasets.simulated import Split
 from torchgeo_clay.datasets.upstream import Sample
 from torchgeo_clay.sensors import get_sensor
@@ -94,14 +94,7 @@ class SyntheticCrops(NonGeoDataset):
 
     def plot(self, sample: Sample) -> Figure:
         """Plot a chip's dates in true color, its mask and its prediction."""
-        maps = {name: sample[name] for name in ('mask', 'prediction') if name in sample}
-        figure = Figure(figsize=(2 * (len(sample['image']) + len(maps)), 2.4), layout='constrained')
-        axes = figure.subplots(1, len(sample['image']) + len(maps), squeeze=False)[0]
-        for axis, image in zip(axes[: len(sample['image'])], sample['image'], strict=True):
-            axis.imshow(true_color(image, _SENSOR))
-        for axis, (name, value) in zip(axes[len(sample['image']) :], maps.items(), strict=True):
-            axis.imshow(value.numpy(), vmin=0, vmax=len(self.classes) - 1, cmap='tab10', interpolation='nearest')
-            axis.set_title(name)
-        for axis in axes:
-            axis.axis('off')
-        return figure
+        pictures = [('', true_color(image, _SENSOR)) for image in sample['image']]
+        maps = [(name, sample[name]) for name in ('mask', 'prediction') if name in sample]
+        look = {'vmin': 0, 'vmax': len(self.classes) - 1, 'cmap': 'tab10', 'interpolation': 'nearest'}
+        return show([*pictures, *maps], side=2.4, **look)

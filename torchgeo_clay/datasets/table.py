@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from torchgeo.datasets import NonGeoDataset
 
-from torchgeo_clay.datasets.plotting import true_color
+from torchgeo_clay.datasets.plotting import show, true_color
 from torchgeo_clay.datasets.raster.dataset import SensorRaster
 from torchgeo_clay.datasets.raster.files import open_raster
 from torchgeo_clay.datasets.upstream import Sample
@@ -145,23 +144,15 @@ class ChipTable(NonGeoDataset):
 
     def plot(self, sample: Sample, show_titles: bool = True, suptitle: str | None = None) -> Figure:
         """Plot a chip in true color, with its mask and what was predicted, if any."""
-        pictures: dict[str, Any] = {'image': true_color(sample['image'], self.sensor)}
+        pictures: list[tuple[str, Any]] = []
         titles = []
         for key in ('label', 'mask', 'prediction'):
             if (value := sample.get(key)) is None:
                 continue
             if value.ndim >= 2:
-                pictures[key] = value.squeeze().cpu().numpy()
-            elif self.classes and value.numel() == 1:
-                titles.append(f'{key}: {self.classes[int(value)]}')
+                pictures.append((key if show_titles else '', value))
             else:
-                titles.append(f'{key}: {value.tolist()}')
-        figure, axes = plt.subplots(1, len(pictures), figsize=(4 * len(pictures), 4), squeeze=False)
-        for axis, (name, picture) in zip(axes[0], pictures.items(), strict=True):
-            axis.imshow(picture)
-            axis.axis('off')
-            if show_titles:
-                axis.set_title(name if name != 'image' or not titles else '\n'.join(titles))
-        if suptitle:
-            figure.suptitle(suptitle)
-        return figure
+                known = self.classes and value.numel() == 1
+                titles.append(f'{key}: {self.classes[int(value)] if known else value.tolist()}')
+        title = '\n'.join(titles or ['image']) if show_titles else ''
+        return show([(title, true_color(sample['image'], self.sensor)), *pictures], suptitle)

@@ -5,6 +5,6 @@
 ``Sample`` becomes a TypedDict (https://github.com/torchgeo/torchgeo/pull/3200), and helpers of ``datasets.utils`` move.
 """
 
-from torchgeo.datasets.utils import GeoSlice, Path, Sample, disambiguate_timestamp, find_files
+from torchgeo.datasets.utils import GeoSlice, Path, Sample, find_files
 
-__all__ = ('GeoSlice', 'Path', 'Sample', 'disambiguate_timestamp', 'find_files')
+__all__ = ('GeoSlice', 'Path', 'Sample', 'find_files')

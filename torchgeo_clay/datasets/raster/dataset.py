@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import geopandas as gpd
 import numpy as np
@@ -34,17 +33,11 @@ from rasterio.windows import Window
 from torch import Tensor
 from torchgeo.datasets import GeoDataset, IntersectionDataset, UnionDataset
 
-from torchgeo_clay.datasets.plotting import true_color
-from torchgeo_clay.datasets.raster.files import Handles, SceneError, list_rasters, open_raster, printable
+from torchgeo_clay.conditioning import metadata_tensors
+from torchgeo_clay.datasets.plotting import show, true_color
+from torchgeo_clay.datasets.raster.files import Handles, SceneError, open_raster, printable
 from torchgeo_clay.datasets.raster.georeference import apply, footprint, shifted, window_center, window_gsd
-from torchgeo_clay.datasets.raster.scene import (
-    Scene,
-    file_version,
-    list_skipped,
-    log_assumptions,
-    nothing_left,
-    scan_scenes,
-)
+from torchgeo_clay.datasets.raster.scene import Scene, file_version, find_scenes
 from torchgeo_clay.datasets.raster.validity import Pixels, Valid, unreadable
 from torchgeo_clay.datasets.upstream import GeoSlice, Path, Sample
 from torchgeo_clay.sensors import Sensor, get_sensor
@@ -379,19 +372,14 @@ class SensorRaster(GeoDataset):
     ``wavelength`` and ``res``. Unknown place or time is NaN. Invalid pixels are 0.
 
     Args:
-        paths: files and folders of any raster format, or scenes of :func:`scan_scene`, which the options below made.
+        paths: files and folders of any raster format, or scenes of :func:`scan_scene`, which ``reading`` made.
         sensor: name of a sensor, a YAML file, or a sensor.
-        bands: as :func:`scan_scene`, like scale, offset, to_db, nodata, gsd and time, for all scenes.
-        scale: factor on every pixel.
-        offset: added after it.
-        to_db: whether pixels are linear power.
-        nodata: value that stands for no data.
-        gsd: meters per pixel; needed where there is no CRS.
-        time: seconds UTC or a date as text.
+        bands: as :func:`scan_scene`, for all scenes.
         transforms: called on each sample of ``__getitem__`` (not of :meth:`patch`).
         cache: whether files stay open (at most 64 per worker).
         crs: of the dataset's index; None for the first scene's.
         res: pixel size of the dataset in units of its CRS; None for the first scene's.
+        **reading: options of :func:`scan_scene` for all scenes, such as ``offset`` and ``gsd``.
 
     Attributes:
         sensor: the sensor, with the bands selected.
@@ -408,16 +396,11 @@ class SensorRaster(GeoDataset):
         sensor: str | os.PathLike[str] | Sensor,
         bands: Sequence[str] | None = None,
         *,
-        scale: float | None = None,
-        offset: float | None = None,
-        to_db: bool = False,
-        nodata: float | Literal['nan'] | None = None,
-        gsd: float | None = None,
-        time: float | str | None = None,
         transforms: Callable[[Sample], Sample] | None = None,
         cache: bool = True,
         crs: CRS | None = None,
         res: float | tuple[float, float] | None = None,
+        **reading: Any,
     ) -> None:
         """Initialize a new SensorRaster instance."""
         whole = get_sensor(sensor)
@@ -428,28 +411,11 @@ class SensorRaster(GeoDataset):
         self.rgb_bands = self.sensor.rgb
         self.transforms = transforms
         self.cache = cache
-        options = {'scale': scale, 'offset': offset, 'to_db': to_db, 'nodata': nodata, 'gsd': gsd, 'time': time}
-        self.scenes, self.skipped = self._scan(paths, whole, bands, options)
-        log_assumptions(self.sensor, self.scenes)
+        scenes, self.skipped = find_scenes(paths, whole, bands, **reading)
+        self.scenes = tuple(scenes)
         self.index, first_res = _scene_index(self.scenes, crs)
         self._res = first_res if res is None else (res, res) if isinstance(res, int | float) else res
         self._handles = Handles()
-        self._wavelength = torch.tensor(self.sensor.wavelengths, dtype=torch.float32)
-
-    @staticmethod
-    def _scan(
-        paths: Any, sensor: Sensor, bands: Sequence[str] | None, options: dict[str, Any]
-    ) -> tuple[tuple[Scene, ...], list[tuple[str, str]]]:
-        """Scan the files, unless they are scenes already."""
-        if isinstance(paths, Sequence) and paths and all(isinstance(path, Scene) for path in paths):
-            return tuple(paths), []
-        files = list_rasters(paths)
-        scenes, skipped = scan_scenes(files, sensor, bands, **options)
-        if not scenes:
-            raise ValueError(nothing_left(paths, sensor, skipped, len(files)))
-        if skipped:
-            warnings.warn(f'{sensor.name}: {list_skipped(skipped, len(files))}', stacklevel=3)
-        return tuple(scenes), skipped
 
     def __and__(self, other: GeoDataset) -> IntersectionDataset:
         """Return the intersection, channels concatenated; put this dataset first, as its samples hold scalars."""
@@ -503,11 +469,7 @@ class SensorRaster(GeoDataset):
         return {
             'image': torch.from_numpy(pixels),
             'valid': torch.from_numpy(valid),
-            'wavelength': self._wavelength.clone(),
-            'res': torch.tensor(gsd, dtype=torch.float32),
-            'lat': torch.tensor(lat, dtype=torch.float64),
-            'lon': torch.tensor(lon, dtype=torch.float64),
-            'time': torch.tensor(scene.time, dtype=torch.float64),
+            **metadata_tensors(self.sensor, gsd, lat, lon, scene.time),
         }
 
     def __getitem__(self, index: GeoSlice) -> Sample:
@@ -559,14 +521,7 @@ class SensorRaster(GeoDataset):
 
     def plot(self, sample: Sample, show_titles: bool = True, suptitle: str | None = None) -> Figure:
         """Show a sample's image in true color (see :func:`torchgeo_clay.datasets.plotting.true_color`)."""
-        figure = Figure(figsize=(4, 4), layout='constrained')
-        axes = figure.subplots()
-        axes.imshow(true_color(sample['image'], self.sensor, sample.get('valid')))
-        axes.axis('off')
-        if show_titles:
-            time = float(sample['time']) if 'time' in sample else math.nan
-            date = 'date unknown' if math.isnan(time) else f'{pd.Timestamp(time, unit="s"):%Y-%m-%d}'
-            axes.set_title(f'{self.sensor.name}, {date}')
-        if suptitle is not None:
-            figure.suptitle(suptitle)
-        return figure
+        time = float(sample['time']) if 'time' in sample else math.nan
+        date = 'date unknown' if math.isnan(time) else f'{pd.Timestamp(time, unit="s"):%Y-%m-%d}'
+        title = f'{self.sensor.name}, {date}' if show_titles else ''
+        return show([(title, true_color(sample['image'], self.sensor, sample.get('valid')))], suptitle)

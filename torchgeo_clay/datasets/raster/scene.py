@@ -8,9 +8,10 @@ Shapes: C bands, H rows, W columns.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from pyproj import CRS
@@ -30,15 +31,14 @@ from torchgeo_clay.datasets.raster.detection import (
     product_remark,
     sensor_of,
 )
-from torchgeo_clay.datasets.raster.files import SceneError, open_raster, printable
+from torchgeo_clay.datasets.raster.files import SceneError, list_rasters, open_raster, printable
 from torchgeo_clay.datasets.raster.georeference import georeferencing, window_center, window_gsd
 from torchgeo_clay.datasets.raster.validity import Validity, check_complete, read_sample, read_validity, undeclared_fill
+from torchgeo_clay.datasets.upstream import Path
 from torchgeo_clay.sensors import Sensor
 from torchgeo_clay.sensors.plausibility import check_numbers, check_to_db
 
-__all__ = (
-    'Scene', 'file_version', 'list_skipped', 'log_assumptions', 'nothing_left', 'scan_scene', 'scan_scenes',
-)  # fmt: skip
+__all__ = ('Scene', 'file_version', 'find_scenes', 'log_assumptions', 'scan_scene', 'scan_scenes')
 
 
 @dataclass(frozen=True)
@@ -287,12 +287,41 @@ def scan_scenes(
     return scenes, skipped
 
 
-def list_skipped(skipped: Sequence[tuple[str, str]], total: int, most: int = _MOST) -> str:
-    """List the files left out of ``total``, by name and reason; beyond ``most`` their number."""
-    lines = [f'left out {len(skipped)} of {total} files:', *(f'  {path}: {reason}' for path, reason in skipped[:most])]
-    if len(skipped) > most:
-        lines.append(f'  and {len(skipped) - most} more; .skipped lists them all')
-    return '\n'.join(lines)
+def find_scenes(
+    paths: Path | Iterable[Path] | Sequence[Scene], sensor: Sensor, bands: Sequence[str] | None = None, **options: Any
+) -> tuple[list[Scene], list[tuple[str, str]]]:
+    """Find the scenes of a sensor in files and folders, warn of the files left out, and log what is assumed.
+
+    Args:
+        paths: as :func:`list_rasters`, or scenes, which are returned.
+        sensor: as :func:`scan_scene`, like the others.
+        bands: names or aliases of bands.
+        **options: for all files.
+
+    Returns:
+        As :func:`scan_scenes`.
+
+    Raises:
+        ValueError: if no scene is left, naming what was wrong with each file.
+    """
+    skipped: list[tuple[str, str]] = []
+    if isinstance(paths, Sequence) and paths and all(isinstance(path, Scene) for path in paths):
+        scenes = [cast(Scene, scene) for scene in paths]
+    else:
+        files = list_rasters(cast(Path | Iterable[Path], paths))
+        if not files:
+            raise ValueError(f'{paths}: expected rasters of {sensor.name} in any format rasterio reads, found no file.')
+        scenes, skipped = scan_scenes(files, sensor, bands, **options)
+        lines = [f'left out {len(skipped)} of {len(files)} files:', *(f'  {path}: {why}' for path, why in skipped)]
+        if len(skipped) > _MOST:
+            lines[_MOST + 1 :] = [f'  and {len(skipped) - _MOST} more; .skipped lists them all']
+        if not scenes:
+            where = f'{paths}: ' if isinstance(paths, str | os.PathLike) else ''  # a list of files may be of any length
+            raise ValueError(f'{where}no scene of {sensor.name} is left; {"\n".join(lines)}')
+        if skipped:
+            warnings.warn(f'{sensor.name}: {"\n".join(lines)}', stacklevel=3)
+    log_assumptions(sensor.select(bands), scenes)
+    return scenes, skipped
 
 
 def log_assumptions(sensor: Sensor, scenes: Sequence[Scene]) -> None:
@@ -338,11 +367,3 @@ def _departs(scene: Scene) -> bool:
         return False
     measured = replace(scene, fixed_gsd=None).gsd(0, 0, scene.height, scene.width)
     return abs(measured / scene.fixed_gsd - 1) > 0.05
-
-
-def nothing_left(paths: Any, sensor: Sensor, skipped: Sequence[tuple[str, str]], total: int) -> str:
-    """Say why there is nothing to read of ``paths``, as the user gave them, in which ``total`` files were found."""
-    if total == 0:
-        return f'{paths}: expected rasters of {sensor.name} in any format rasterio reads, found no file.'
-    where = f'{paths}: ' if isinstance(paths, str | os.PathLike) else ''  # a list of files may be of any length
-    return f'{where}no scene of {sensor.name} is left; {list_skipped(skipped, total)}'

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchgeo.datasets import PASTIS, GeoDataset
 
-from torchgeo_clay.conditioning import check_gsd
+from torchgeo_clay.conditioning import check_gsd, metadata_tensors
 from torchgeo_clay.datasets.upstream import Sample
 from torchgeo_clay.datasets.wrapped.channels import Selection, channels_of, leaf_of, select_channels, wavelengths_of
 from torchgeo_clay.datasets.wrapped.conversion import Conversion, check_range, with_boxes, with_outlines
@@ -173,21 +173,12 @@ class SensorDataset(Dataset[Sample]):
         found = sample_metadata(leaf, position, delivered, files, shape)
         given = {} if self.metadata is None else self.metadata(leaf, position)
         growth = math.prod(float(pixel_growth(module, 1)) for module in self._transforms)
-        if image.ndim == 3:
-            times = torch.tensor(given.get('time', found.times(1)[0]), dtype=torch.float64)
-        else:
-            times = torch.tensor(found.times(image.shape[0]), dtype=torch.float64)
-            times = torch.as_tensor(given['time'], dtype=torch.float64).expand_as(times) if 'time' in given else times
         self._say_assumptions(found)
-        return {
-            **sample,
-            'image': image,
-            'wavelength': torch.tensor(self.sensor.wavelengths, dtype=torch.float32),
-            'res': torch.tensor(self._resolution(given.get('res', found.gsd)) * growth, dtype=torch.float32),
-            'lat': torch.tensor(given.get('lat', found.lat), dtype=torch.float64),
-            'lon': torch.tensor(given.get('lon', found.lon), dtype=torch.float64),
-            'time': times,
-        }
+        res, dates = self._resolution(given.get('res', found.gsd)) * growth, image.shape[:-3]
+        place = given.get('lat', found.lat), given.get('lon', found.lon)
+        times = torch.as_tensor(given.get('time', found.times(*dates or (1,))), dtype=torch.float64)
+        times = times.expand(dates) if dates else times.reshape(())
+        return {**sample, 'image': image, **metadata_tensors(self.sensor, res, *place, times)}
 
     def _image(self, sample: Mapping[str, Any]) -> Tensor:
         """The sensor's bands of a sample, in the sensor's units."""
