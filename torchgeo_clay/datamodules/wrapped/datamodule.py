@@ -37,13 +37,7 @@ from torchgeo_clay.datasets.wrapped.resampling import (
 from torchgeo_clay.models.clay import PATCH_SIZE
 from torchgeo_clay.sensors import Sensor, get_sensor
 
-__all__ = (
-    'METADATA',
-    'SensorCollate',
-    'SensorDataModule',
-    'SensorName',
-    'with_dataset',
-)
+__all__ = ('METADATA', 'SensorCollate', 'SensorDataModule', 'SensorName', 'with_dataset')
 
 
 def _intensity_scale(module: nn.Module, sensor: Sensor) -> float:
@@ -160,16 +154,10 @@ def with_dataset(loader: Any, replace: Callable[[Dataset[Any]], Any]) -> Any:
     options: dict[str, Any] = {
         name: getattr(loader, name)
         for name in (
-            'num_workers',
-            'pin_memory',
-            'timeout',
-            'worker_init_fn',
-            'multiprocessing_context',
-            'generator',
-            'prefetch_factor',
-            'persistent_workers',
+            'num_workers', 'pin_memory', 'timeout', 'worker_init_fn', 'multiprocessing_context', 'generator',
+            'prefetch_factor', 'persistent_workers',
         )
-    }
+    }  # fmt: skip
     options['collate_fn'] = SensorCollate(loader.collate_fn, dataset.sensor.name)
     if type(loader.batch_sampler) is BatchSampler:  # as Lightning replaces samplers to distribute them
         batching: dict[str, Any] = {

@@ -266,7 +266,7 @@ def outline_wgs84(crs: CRS | None, transform: Affine, corners: list[tuple[float,
     whole = Polygon(_unwrapped(np.column_stack([lon, lat])))
     pixels = max(Polygon(corners).area, 1)
     side = math.sqrt(whole.area * math.cos(math.radians(lat.mean())) / pixels)  # degrees of latitude per pixel
-    return _cut_at_antimeridian(whole.simplify(_TOLERANCE * side))
+    return _cut_at_antimeridian(cast(Polygon, whole.simplify(_TOLERANCE * side)))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -293,10 +293,10 @@ def find_scenes(
     """Find the scenes of a sensor in files and folders, warn of the files left out, and log what is assumed.
 
     Args:
-        paths: as :func:`list_rasters`, or scenes, which are returned.
-        sensor: as :func:`scan_scene`, like the others.
-        bands: names or aliases of bands.
-        **options: for all files.
+        paths: files and folders, or scenes, which are returned.
+        sensor: their sensor, with all bands.
+        bands: as :func:`scan_scene`.
+        **options: those of :func:`scan_scene`, for all files.
 
     Returns:
         As :func:`scan_scenes`.
