@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from docstring_parser import parse
 from jsonargparse import ArgumentParser
 
 from torchgeo_clay.datamodules.common import counted
+from torchgeo_clay.datamodules.sigterm import SIGTERM
 from torchgeo_clay.inference import embed, map_scenes
+from torchgeo_clay.inference.output import ANSWER
 from torchgeo_clay.sensors import sensor_table
 
 __all__ = ('configs', 'main', 'sensors')
@@ -110,7 +113,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.subcommand == 'embed' and options['out'] is None:
         parser.error('embed: expected --out TABLE.parquet, got none')
     try:
-        found = _COMMANDS[arguments.subcommand][0](**options)
+        with SIGTERM.listening(ANSWER) if arguments.subcommand in ('embed', 'map') else nullcontext():
+            found = _COMMANDS[arguments.subcommand][0](**options)
     except (ValueError, OSError) as error:
         parser.exit(1, f'error: {error}\n')
     if isinstance(found, list):

@@ -66,6 +66,17 @@ class KillRank(pl.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class TerminateRank(pl.Callback):
+    """Asks one process to stop, and no other, within a step."""
+
+    def __init__(self, rank: int, step: int) -> None:
+        self.rank, self.step = rank, step
+
+    def on_after_backward(self, trainer, module):
+        if trainer.global_rank == self.rank and trainer.global_step + 1 == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 @dataclass
 class Run:
     """A run of the command: its folder, number of processes, and arguments."""
@@ -136,6 +147,8 @@ def become_rank(run: Run, rank: int, port: int) -> None:
     try:
         main()
         code = 0
+    except SystemExit as ended:
+        code = int(ended.code or 0)
     except BaseException:  # noqa: BLE001  # nothing of this process is to go on in its parent's code
         traceback.print_exc()
     finally:

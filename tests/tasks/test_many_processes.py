@@ -74,6 +74,11 @@ def done(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
             'init_args': {'dirpath': f'{folder}/saved', 'every_n_train_steps': 4, 'save_last': True},
         },
     )
+    saved = {'dirpath': f'{folder}/stopped/saved', 'every_n_train_steps': 100, 'save_last': True}
+    stop = (
+        {'class_path': 'ranks.TerminateRank', 'init_args': {'rank': 1, 'step': KILLED}},
+        {'class_path': 'lightning.pytorch.callbacks.ModelCheckpoint', 'init_args': saved},
+    )
     last = '--ckpt_path=last'  # where there is none yet, the run begins anew
     runs = {
         'one': make_run(config, root, folder / 'one', 1),
@@ -82,6 +87,8 @@ def done(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
         'killed': make_run(config, root, folder / 'killed', 2, last, callbacks=kill),
         'resumed on one': make_run(config, root, folder / 'resumed1', 1, f'--ckpt_path={folder}/saved/last.ckpt'),
         'resumed on two': make_run(config, root, folder / 'resumed2', 2, last, callbacks=kill[1:]),
+        'stopped': make_run(config, root, folder / 'stopped', 2, last, callbacks=stop),
+        'resumed after a stop': make_run(config, root, folder / 'resumed3', 2, last, callbacks=stop[1:]),
         'poisoned': make_run(config, root, folder / 'poisoned', 2, '--trainer.max_epochs=1', callbacks=poison),
         'unlike': make_run(config, root, folder / 'unlike', 2),
         'missing': make_run(config, root, folder / 'missing', 2),
@@ -121,6 +128,18 @@ def test_a_run_that_lost_a_process_ends_and_goes_on(done):
         together = before + run.lines('steps')
         assert [line[:3] for line in together] == [line[:3] for line in whole]
         np.testing.assert_allclose([line[3] for line in together], [line[3] for line in whole], rtol=0, atol=1e-5)
+
+
+def test_processes_stop_together_when_one_is_asked_to(done):
+    whole, stopped, resumed = (done.runs[name].lines('steps') for name in ('one', 'stopped', 'resumed after a stop'))
+    run = done.runs['stopped']
+    assert done.codes['stopped'] == [143, 143], run.told(0) + run.told(1)
+    assert done.codes['resumed after a stop'] == [0, 0], done.runs['resumed after a stop'].told(0)
+    assert f'SIGTERM: stopped after step {KILLED}. Saved to {run.folder}/saved/last.ckpt' in run.told(0)
+    assert 'SIGTERM: stopped' not in run.told(1)
+    assert len(stopped) == KILLED
+    assert [line[:3] for line in stopped + resumed] == [line[:3] for line in whole]
+    np.testing.assert_allclose([line[3] for line in stopped + resumed], [s[3] for s in whole], rtol=0, atol=1e-5)
 
 
 def test_a_step_that_is_bad_on_one_rank_is_skipped_on_all(done):

@@ -3,6 +3,7 @@
 """A run of TorchGeo's command that is killed, and one that goes on from what it left."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import pandas as pd
 import pytest
 import torch
 
@@ -18,6 +20,7 @@ import torch
 HERE = Path(__file__).parent
 EPOCHS, STEPS = 2, 6
 KILLED = 9  # in the second epoch, at neither of its ends
+KILL = {'class_path': 'test_resuming.Kill', 'init_args': {'step': KILLED}}
 
 
 class StepLosses(pl.Callback):
@@ -43,8 +46,28 @@ class Kill(pl.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Terminate(pl.Callback):
+    """Sends SIGTERM to this process and its workers, as SLURM does, in a step or in a validation."""
+
+    def __init__(self, step: int, validation: bool) -> None:
+        self.step, self.validation = step, validation
+
+    def terminate(self, trainer):
+        if trainer.global_step == self.step:
+            for pid in (*(child.pid for child in multiprocessing.active_children()), os.getpid()):
+                os.kill(pid, signal.SIGTERM)
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if not self.validation:
+            self.terminate(trainer)
+
+    def on_validation_batch_start(self, trainer, module, batch, batch_idx, dataloader_idx=0):
+        if self.validation and batch_idx == 0 and not trainer.sanity_checking:
+            self.terminate(trainer)
+
+
 def run(
-    config: Path, scenes: dict[str, Any], folder: Path, *extra: str, kill: bool = False
+    config: Path, scenes: dict[str, Any], folder: Path, *extra: str, more: list[Any] | None = None
 ) -> tuple[subprocess.CompletedProcess[str], list[list[Any]]]:
     """Run `torchgeo fit` in a process of its own; what it printed, and the lines of its steps."""
     folder.mkdir(exist_ok=True)
@@ -54,7 +77,7 @@ def run(
     callbacks = [
         {'class_path': 'test_resuming.StepLosses', 'init_args': {'path': str(log)}},
         {'class_path': 'lightning.pytorch.callbacks.ModelCheckpoint', 'init_args': checkpoint},
-        *([{'class_path': 'test_resuming.Kill', 'init_args': {'step': KILLED}}] if kill else []),
+        *(more or []),
     ]
     command = [
         sys.executable, '-c', 'from torchgeo.main import main; main()', 'fit', f'--config={config}',
@@ -79,7 +102,7 @@ def test_a_run_killed_in_mid_epoch_goes_on_as_if_it_had_not_been(repo_root, tiny
     assert [line[0] for line in whole] == list(range(1, EPOCHS * STEPS + 1))
     assert len({line[3] for line in whole}) == len(whole)
 
-    killed_run, killed = run(config, options, tmp_path / 'killed', kill=True)
+    killed_run, killed = run(config, options, tmp_path / 'killed', more=[KILL])
     assert killed_run.returncode == -signal.SIGKILL
     assert [line[0] for line in killed] == list(range(1, KILLED))
     last = tmp_path / 'killed/saved/last.ckpt'
@@ -93,3 +116,33 @@ def test_a_run_killed_in_mid_epoch_goes_on_as_if_it_had_not_been(repo_root, tiny
     for done in (whole_run, resumed_run):
         assert 'excepthook' not in done.stderr  # rasterio's, of rasters left open
         assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('step', 'validation', 'saved'), [(6, False, 7), (6, True, 6)], ids=['step', 'validation'])
+def test_a_run_asked_to_stop_saves_and_goes_on(repo_root, tiny_scenes, tmp_path, step, validation, saved):
+    """No checkpoint is due at either place; a validation that was stopped is repeated."""
+    config, options = repo_root / 'configs/clay_pretrain.yaml', {**tiny_scenes, 'num_workers': 2}
+    log = ['--trainer.logger=lightning.pytorch.loggers.CSVLogger']
+    whole_run, whole = run(config, options, tmp_path / 'whole', *log, f'--trainer.logger.save_dir={tmp_path}/whole')
+    assert whole_run.returncode == 0, whole_run.stderr
+    log.append(f'--trainer.logger.save_dir={tmp_path}/stopped')
+    stop = {'class_path': 'test_resuming.Terminate', 'init_args': {'step': step, 'validation': validation}}
+    stopped_run, stopped = run(config, options, tmp_path / 'stopped', *log, more=[stop])
+    assert stopped_run.returncode == 143, stopped_run.stderr
+    (line,) = [line for line in stopped_run.stderr.splitlines() if line.startswith('SIGTERM')]
+    assert line.startswith(f'SIGTERM: stopped after step {saved}. Saved to {tmp_path}/stopped/saved/last.ckpt; ')
+    assert 'Traceback' not in stopped_run.stderr
+    assert torch.load(tmp_path / 'stopped/saved/last.ckpt', weights_only=False)['global_step'] == saved
+
+    resumed_run, resumed = run(config, options, tmp_path / 'stopped', '--ckpt_path=last', *log)
+    assert resumed_run.returncode == 0, resumed_run.stderr
+    assert [line[:3] for line in stopped + resumed] == [line[:3] for line in whole]
+    assert [line[3] for line in stopped + resumed] == pytest.approx([line[3] for line in whole], rel=0, abs=1e-5)
+    assert validations(tmp_path / 'stopped') == pytest.approx(validations(tmp_path / 'whole'), rel=0, abs=1e-5)
+
+
+def validations(folder: Path) -> list[float]:
+    """The losses of all validations of the runs that logged into a folder."""
+    tables = [pd.read_csv(path) for path in sorted(folder.glob('**/metrics.csv'))]
+    return [loss for table in tables for loss in table.get('val_loss', pd.Series()).dropna()]

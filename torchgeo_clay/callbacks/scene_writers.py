@@ -16,8 +16,9 @@ from torchgeo_clay.datamodules.common import check_share
 from torchgeo_clay.datamodules.scenes import SceneLoader
 from torchgeo_clay.inference.embedding import EmbeddingTable
 from torchgeo_clay.inference.maps import MapStyle, SceneMaps
-from torchgeo_clay.inference.output import OnSkipped, SceneOutput, report_skipped
+from torchgeo_clay.inference.output import ANSWER, OnSkipped, SceneOutput, report_skipped, stop_if_asked
 from torchgeo_clay.inference.predictions import ObjectTable, PredictionTable
+from torchgeo_clay.tasks.stopping import exit_code, listen
 from torchgeo_clay.writers.cog import write_patch_cogs
 from torchgeo_clay.writers.geoparquet import Precision, check_suffix
 from torchgeo_clay.writers.quicklook import write_quicklooks
@@ -77,6 +78,7 @@ class SceneWriter(Callback, ABC):
         self.output = self.make_output(trainer, pl_module, loader)
         done = self.output.begin() if trainer.is_global_zero else set()
         self.output.start(trainer.strategy.broadcast(done))  # all processes skip the same units
+        listen(trainer, ANSWER)
 
     def on_predict_batch_end(
         self,
@@ -104,19 +106,22 @@ class SceneWriter(Callback, ABC):
 
         Raises:
             SkippedScenesError: if scenes could not be used, unless ``on_skipped='warn'``.
+            SystemExit: after a SIGTERM.
         """
         output, self.output = self.output, None
         if output is None:
             return
-        results = [(output.failed, len(output.pending))] * trainer.world_size
+        results = [(output.failed, len(output.pending), output.loader.stopped)] * trainer.world_size
         output.close()
         if trainer.world_size > 1:
             torch.distributed.all_gather_object(results, results[0])
+        missing, asked = sum(count for _, count, _ in results), any(asked for *_, asked in results)
+        failed = {source: reason for some, *_ in results for source, reason in some.items()}
+        if trainer.is_global_zero:
+            failed = output.finish(failed, missing)
+        stop_if_asked(missing, asked=asked, code=exit_code(trainer))
         if not trainer.is_global_zero:
             return
-        failed = {source: reason for some, _ in results for source, reason in some.items()}
-        missing = sum(count for _, count in results)
-        failed = output.finish(failed, missing)
         if not missing:
             self.written()
         report_skipped(failed, self.out, self.on_skipped)

@@ -24,6 +24,8 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from torchgeo_clay.conditioning import check_batch
 from torchgeo_clay.datamodules.common import MetadataDataModule, check_at_least, check_precision
+from torchgeo_clay.datamodules.sigterm import SIGTERM
+from torchgeo_clay.datamodules.workers import WORKER_DIED, ignore_sigterm, is_dead_worker
 from torchgeo_clay.datasets import Scene, SceneError, SensorRaster, scan_scene
 from torchgeo_clay.datasets.raster.dataset import PATCH, Windows, check_windows, windows
 from torchgeo_clay.datasets.raster.files import list_rasters
@@ -31,6 +33,8 @@ from torchgeo_clay.datasets.raster.scene import scan_scenes
 from torchgeo_clay.sensors import Sensor, get_sensor
 
 __all__ = ('ChipBatches', 'SceneDataModule', 'SceneLoader', 'Unit')
+
+_RUN_AGAIN = 'Then run the same command again: finished parts are kept.'
 
 
 @dataclass(frozen=True)
@@ -176,6 +180,11 @@ class SceneDataModule(MetadataDataModule):
         sensor = self.rasters[batch['sensor']].sensor
         return {**batch, 'image': sensor.normalize(batch['image'], batch['valid']), 'selection': sensor}
 
+    def on_exception(self, exception: BaseException) -> None:
+        """Add a remedy where a worker process died during a prediction."""
+        if is_dead_worker(exception):
+            exception.add_note(f'{WORKER_DIED} {_RUN_AGAIN}')
+
     def teardown(self, stage: str) -> None:
         """Close the files."""
         for raster in self.rasters.values():
@@ -192,7 +201,10 @@ class SceneLoader:
         data: the datamodule.
         units: the units of this process.
         batches: (N, 2), first window of each batch and the one after its last, counted over all units.
+        stopped: whether a SIGTERM ended it early.
     """
+
+    stopped = False
 
     def __init__(self, data: SceneDataModule) -> None:
         """Initialize a new SceneLoader instance for a datamodule that is set up."""
@@ -219,9 +231,31 @@ class SceneLoader:
         return max(1, len(self.batches))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield batches in order."""
+        """Yield batches in order, after a SIGTERM up to the end of the unit in work, after a second no more.
+
+        Raises:
+            ChildProcessError: if a worker process died.
+        """
         workers, pin = self.data.num_workers, torch.cuda.is_available()
-        yield from DataLoader(ChipBatches(self), batch_size=None, num_workers=workers, pin_memory=pin)
+        loader = DataLoader(
+            ChipBatches(self), batch_size=None, num_workers=workers, pin_memory=pin, worker_init_fn=ignore_sigterm
+        )
+        ends = np.searchsorted(self.ends, self.batches, side='right')  # units that end before each batch's two ends
+        ends_unit = [True, *(ends[:, 1] > ends[:, 0]).tolist()]
+        batches = iter(loader)
+        for is_end in ends_unit:
+            if SIGTERM and (is_end or SIGTERM.count > 1):
+                self.stopped = True
+                return
+            try:
+                batch = next(batches, None)
+            except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+                if not is_dead_worker(error, waiting=workers > 0):
+                    raise
+                raise ChildProcessError(f'{str(error).strip()} {WORKER_DIED} {_RUN_AGAIN}') from error
+            if batch is None:
+                return
+            yield batch
 
 
 class ChipBatches(Dataset[dict[str, Any]]):

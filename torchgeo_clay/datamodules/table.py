@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from torch.utils.data import DataLoader, Subset, default_collate
 
 from torchgeo_clay.datamodules.common import MetadataDataModule, check_at_least, check_precision, check_share
+from torchgeo_clay.datamodules.workers import seeded
 from torchgeo_clay.datamodules.wrapped.datamodule import SensorCollate
 from torchgeo_clay.datasets.table import ChipTable
 from torchgeo_clay.sensors import Sensor
@@ -116,6 +117,7 @@ class ChipTableDataModule(MetadataDataModule):
             num_workers=self.num_workers,
             collate_fn=collate,
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=seeded,
         )
 
     def train_dataloader(self) -> DataLoader[Any]:

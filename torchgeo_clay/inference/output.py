@@ -22,10 +22,12 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from torchgeo_clay.datamodules.common import counted
 from torchgeo_clay.datamodules.scenes import SceneDataModule, SceneLoader
+from torchgeo_clay.datamodules.sigterm import EXIT_CODE
 from torchgeo_clay.datasets import SceneError
 from torchgeo_clay.sensors import Sensor
 
 __all__ = (
+    'ANSWER',
     'OnSkipped',
     'SceneOutput',
     'SkippedScenesError',
@@ -33,9 +35,13 @@ __all__ = (
     'evaluating',
     'predict',
     'report_skipped',
+    'stop_if_asked',
     'trained_sensors',
     'transferred',
 )
+
+#: What is printed when a SIGTERM comes.
+ANSWER = 'SIGTERM: stops after the part in work, or after a second signal at once; what is not finished is then lost.'
 
 OnSkipped = Literal['raise', 'warn']
 
@@ -251,10 +257,31 @@ def predict(
                 batch = transferred(data, loaded, device)
                 out.add(model(batch), batch)
                 bar.update()
-        return out.finish(out.failed, len(out.pending))
+        failed = out.finish(out.failed, len(out.pending))
+        stop_if_asked(len(out.pending), asked=loader.stopped)
+        return failed
     finally:
         out.close()
         data.teardown('predict')
+
+
+def stop_if_asked(missing: int, *, asked: bool, code: int = EXIT_CODE) -> None:
+    """End a process after a SIGTERM, at which its loader ends early, unless it was through by then.
+
+    Args:
+        missing: units that are still to be computed.
+        asked: whether the signal came, to this process or one that it works with.
+        code: exit code of this process.
+
+    Raises:
+        SystemExit: with that code.
+    """
+    if asked and missing:
+        rank_zero_info(
+            f'SIGTERM: stopped, {counted(missing, "part")} before the end. What is finished is kept; the same command '
+            f'goes on with the rest. Exit code {EXIT_CODE}.'
+        )
+        raise SystemExit(code)
 
 
 def choose_device(device: str | None) -> torch.device:

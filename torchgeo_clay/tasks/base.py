@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Literal, cast
 
 import matplotlib.pyplot as plt
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchgeo.datamodules import BaseDataModule
@@ -29,6 +29,7 @@ from torchgeo_clay.models.temporal import DenseSeries, ImageSeries, Temporal
 from torchgeo_clay.models.weights import WeightsLike
 from torchgeo_clay.tasks.losses import LossWithoutIgnored
 from torchgeo_clay.tasks.optim import extend_schedule, finetuning, warm_cosine
+from torchgeo_clay.tasks.stopping import StopAtSigterm
 
 __all__ = ('ClayTask', 'ImageTask', 'PixelTask', 'check_labels')
 
@@ -183,6 +184,10 @@ class ClayTask(BaseTask):
         elif hparams['freeze_backbone'] or hparams['trainable_blocks']:
             freeze_encoder(self.clay, hparams['trainable_blocks'] or 0)
         self.clay.set_grad_checkpointing(hparams['grad_checkpointing'])
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Add what a SIGTERM does to a run."""
+        return [StopAtSigterm()]
 
     def configure_losses(self) -> None:
         """Make TorchGeo's loss, which leaves out ``ignore_index`` whatever the loss."""

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 
 import torch
 import torch.distributed
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from torchgeo_clay.models import ClayLarge8_Weights, ClayMAE, MAEOutput
 from torchgeo_clay.models.clay import Position
 from torchgeo_clay.models.teacher import make_teacher, teacher_rgb
 from torchgeo_clay.tasks.optim import cosine, published
+from torchgeo_clay.tasks.stopping import StopAtSigterm
 
 __all__ = ('ClayPretraining',)
 
@@ -126,6 +128,10 @@ class ClayPretraining(BaseTask):
         self.model.encoder.set_grad_checkpointing(hparams['grad_checkpointing'])
         if hparams['compile']:
             self.model.compile()
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Add what a SIGTERM does to a run."""
+        return [StopAtSigterm()]
 
     def setup(self, stage: str) -> None:
         """Compute the teacher's targets that are not in the store yet, and free the teacher.

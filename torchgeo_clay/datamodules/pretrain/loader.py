@@ -19,21 +19,16 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchgeo_clay.datamodules.common import MetadataDataModule
 from torchgeo_clay.datamodules.pretrain.dataset import collate
 from torchgeo_clay.datamodules.pretrain.plan import EpochPlan, PatchKey, Shares, plan_epoch, plan_evaluation, rank_part
+from torchgeo_clay.datamodules.workers import WORKER_DIED, ignore_sigterm, is_dead_worker
 
 __all__ = ('PlannedLoader', 'ResumableDataModule', 'ResumableLoader')
 
 log = logging.getLogger(__name__)
 
-WORKER_DIED = (
-    'A process that loads data died. Most often the machine ran out of memory: lower num_workers or batch_size; where '
-    'shared memory is small, as in containers, give more (--shm-size). Resume from the last checkpoint with '
-    '--ckpt_path: no sample is lost, and none is seen twice but those of the step in flight.'
+_RESUME = (
+    'Resume from the last checkpoint with --ckpt_path: no sample is lost, and none is seen twice but those of the step '
+    'in flight.'
 )
-
-
-def _is_dead_worker(error: BaseException) -> bool:
-    """Return True for the error PyTorch raises, wherever the program is, when a process that loads data dies."""
-    return isinstance(error, RuntimeError) and str(error).startswith('DataLoader worker (pid')
 
 
 class _RankBatches(Sampler[list[PatchKey]]):
@@ -91,6 +86,7 @@ class PlannedLoader:
                 collate_fn=collate,
                 pin_memory=torch.cuda.is_available(),
                 persistent_workers=self.num_workers > 0,
+                worker_init_fn=ignore_sigterm,
                 generator=torch.Generator(),  # else every epoch takes a number from the global generator
             )
         return self._loader
@@ -106,10 +102,9 @@ class PlannedLoader:
             try:
                 batch = next(batches, None)
             except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
-                broken_pipe = not isinstance(error, RuntimeError) and 'in DataLoader worker process' not in str(error)
-                if not (_is_dead_worker(error) or (self.num_workers and broken_pipe)):
-                    raise  # an error of the data: a live worker's message names the worker
-                raise RuntimeError(f'{str(error).strip()} {WORKER_DIED}') from error
+                if not is_dead_worker(error, waiting=self.num_workers > 0):
+                    raise  # an error of the data
+                raise RuntimeError(f'{str(error).strip()} {WORKER_DIED} {_RESUME}') from error
             if batch is None:
                 return
             self._count_failures(batch.pop('failures'))
@@ -273,5 +268,5 @@ class ResumableDataModule(MetadataDataModule):
 
     def on_exception(self, exception: BaseException) -> None:
         """Add a remedy where a worker process died; PyTorch raises that from wherever training is."""
-        if _is_dead_worker(exception) and WORKER_DIED not in str(exception):
-            exception.add_note(WORKER_DIED)
+        if is_dead_worker(exception) and WORKER_DIED not in str(exception):
+            exception.add_note(f'{WORKER_DIED} {_RESUME}')

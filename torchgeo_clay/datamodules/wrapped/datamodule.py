@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import kornia.augmentation as K
@@ -25,6 +26,7 @@ from torchgeo.datasets import RGBBandsMissingError, stack_samples
 
 from torchgeo_clay.conditioning import check_batch
 from torchgeo_clay.datamodules.common import check_precision, split_batch
+from torchgeo_clay.datamodules.workers import seeded
 from torchgeo_clay.datasets.wrapped.channels import OWN, own_sensor
 from torchgeo_clay.datasets.wrapped.dataset import SensorDataset
 from torchgeo_clay.datasets.wrapped.resampling import (
@@ -154,10 +156,11 @@ def with_dataset(loader: Any, replace: Callable[[Dataset[Any]], Any]) -> Any:
     options: dict[str, Any] = {
         name: getattr(loader, name)
         for name in (
-            'num_workers', 'pin_memory', 'timeout', 'worker_init_fn', 'multiprocessing_context', 'generator',
+            'num_workers', 'pin_memory', 'timeout', 'multiprocessing_context', 'generator',
             'prefetch_factor', 'persistent_workers',
         )
     }  # fmt: skip
+    options['worker_init_fn'] = partial(seeded, given=loader.worker_init_fn)
     options['collate_fn'] = SensorCollate(loader.collate_fn, dataset.sensor.name)
     if type(loader.batch_sampler) is BatchSampler:  # as Lightning replaces samplers to distribute them
         batching: dict[str, Any] = {
