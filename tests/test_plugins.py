@@ -3,6 +3,9 @@
 """Checkpoints on a disk that is full: files may be only so long, which fails in the middle of writing as that does."""
 
 import resource
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,6 +84,41 @@ def test_what_is_saved_is_what_lightning_loads(tmp_path):
     with room_for(10), pytest.raises(OutputError, match='File too large'):
         io.save_checkpoint({'a': torch.zeros(MB)}, tmp_path / 'deep/x.ckpt')
     assert torch.equal(io.load_checkpoint(tmp_path / 'deep/x.ckpt')['a'], saved['a'])
+
+
+SAVES = """
+import os, signal, sys, torch
+from torchgeo_clay.callbacks import AtomicCheckpoints
+def save(checkpoint, file):
+    file.write(b'half')
+    file.flush()
+    if sys.argv[2] == 'live':
+        print('writes', flush=True)
+        input()
+    os.kill(os.getpid(), signal.SIGKILL)
+torch.save = save
+AtomicCheckpoints().save_checkpoint({}, sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('start', ['loads', 'saves'])
+def test_what_a_killed_run_left_is_removed_and_what_another_writes_is_not(tmp_path, start):
+    io = AtomicCheckpoints()
+    io.save_checkpoint({'a': 1}, tmp_path / 'last.ckpt')
+    killed = subprocess.run([sys.executable, '-c', SAVES, str(tmp_path / 'step=4.ckpt'), 'killed'], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    command = [sys.executable, '-c', SAVES, str(tmp_path / 'other=1.ckpt'), 'live']
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as live:
+        assert live.stdout.readline() == 'writes\n'
+        assert len(list(tmp_path.glob('.*.partial.ckpt'))) == 2
+        if start == 'loads':
+            AtomicCheckpoints().load_checkpoint(tmp_path / 'last.ckpt')
+        else:
+            AtomicCheckpoints().save_checkpoint({'a': 2}, tmp_path / 'last.ckpt')
+        (left,) = tmp_path.glob('.*.partial.ckpt')
+        assert left.name == f'.other=1.{live.pid}.partial.ckpt'
+        live.kill()
 
 
 def test_other_storage_is_left_to_lightning(tmp_path):

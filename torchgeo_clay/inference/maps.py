@@ -19,7 +19,6 @@ from urllib.parse import urlsplit
 import numpy as np
 import numpy.typing as npt
 import rasterio
-import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 from rasterio.errors import RasterioIOError
@@ -42,7 +41,7 @@ from torchgeo_clay.inference.output import (
 )
 from torchgeo_clay.models import CheckpointError
 from torchgeo_clay.models.clay import find_clay
-from torchgeo_clay.models.weights import tensor_digest
+from torchgeo_clay.models.weights import check_whole, read_checkpoint, tensor_digest
 from torchgeo_clay.sensors import Sensor
 from torchgeo_clay.tasks.base import ClayTask
 from torchgeo_clay.writers.atomic import OutputError, check_writable, differences
@@ -140,7 +139,8 @@ def map_scenes(
 
 def _load(path: str | os.PathLike[str]) -> LightningModule:
     """Load the task of a checkpoint."""
-    checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+    checkpoint = read_checkpoint(Path(path))
+    check_whole(Path(path))
     name = checkpoint.get(LightningModule.CHECKPOINT_HYPER_PARAMS_KEY, {}).get('_class_path', '')
     module, _, kind = name.rpartition('.')
     if not module:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import pickletools
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from ipaddress import ip_address
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,11 @@ __all__ = (
     'CheckpointError',
     'ClayLarge8_Weights',
     'WeightsLike',
+    'check_file',
+    'check_whole',
     'load_encoder',
     'load_mae',
+    'read_checkpoint',
     'read_encoder',
     'released_name',
     'resolve_weights',
@@ -109,6 +113,12 @@ def released_name(name: str) -> str:
     return _translate(name, _TABLE)
 
 
+#: Plain values of a checkpoint: thousands, for the names of tensors and the settings; each takes up to 224 bytes.
+_MOST_VALUES = 2_000_000
+
+#: Size of a pickle, most of which may be text.
+_MOST_BYTES = 2**28
+
 # files ----------------------------------------------------------------------------------------------------------------
 
 
@@ -135,8 +145,7 @@ class Archive:
             CheckpointError: if it is missing, truncated, neither of the formats, holds code, or no ``state_dict``.
         """
         self.path = Path(path)
-        if not self.path.is_file():
-            raise CheckpointError(f'No weights file at {self.path}. Expected a .ckpt or a .safetensors.')
+        check_file(self.path)
         read = _map_safetensors if self.path.suffix == '.safetensors' else _map_checkpoint
         self._mapped, self.extra = read(self.path)
         self.shapes = {k: tuple(v.shape) for k, v in self._mapped.items()}
@@ -192,6 +201,85 @@ def _cached(path: Path) -> str:
     return f': delete {path.resolve()} and {path} first' if path.resolve().parent.name == 'blobs' else ''
 
 
+def check_file(path: Path) -> None:
+    """Raise for a path that is no file, before it is opened: opening a pipe waits for someone to write into it.
+
+    Raises:
+        CheckpointError: for a path that does not exist, a folder, or anything else that is no plain file.
+    """
+    if path.is_file():
+        return
+    kind = 'a folder' if path.is_dir() else 'a pipe, a device or a socket' if path.exists() else ''
+    expected = 'Expected a .ckpt or a .safetensors'
+    if not kind:
+        raise CheckpointError(f'No weights file at {path}. {expected}; check the path.')
+    raise CheckpointError(f'No weights file at {path}: it is {kind}. {expected}; give the path of a file.')
+
+
+def _check_pickle(path: Path) -> None:
+    """Raise for a checkpoint whose plain values would take much memory, or that is no zip file. Reads no tensor.
+
+    PyTorch stores, and does not deflate; so what a file takes in memory is about its size, but for its pickle, a byte
+    of which can become an object of 200.
+
+    Raises:
+        CheckpointError: for such a file.
+    """
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(
+            f'{path}: not a whole PyTorch checkpoint in zip format. Is it truncated? Fetch it again{_cached(path)}. '
+            'Written by PyTorch before 1.6? Then load and save it with a newer one.'
+        )
+    excess = 'Expected tensors and some settings. If you trust it, load it yourself and save its state_dict alone.'
+    try:
+        with zipfile.ZipFile(path) as file:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in file.infolist()):
+                raise CheckpointError(f'{path}: holds deflated parts, which PyTorch never writes. {excess}')
+            for part in file.infolist():
+                if part.filename.endswith('data.pkl') and _counts(file, part) > _MOST_VALUES:
+                    raise CheckpointError(f'{path}: holds more than {_MOST_VALUES:,} plain values. {excess}')
+    except (zipfile.BadZipFile, OSError, ValueError, IndexError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f'{path}: not a PyTorch checkpoint, or a damaged one ({error}). Fetch it again{_cached(path)}.'
+        ) from error
+
+
+def _counts(file: zipfile.ZipFile, part: zipfile.ZipInfo) -> int:
+    """Return the number of operations of a pickle, up to more than :data:`_MOST_VALUES`, and bytes it would allocate.
+
+    A pickle of fewer bytes has fewer operations.
+    """
+    content = file.read(part) if part.file_size < _MOST_BYTES else b''
+    if not content or re.search(
+        rb'builtin\w*\nbytearray', content
+    ):  # which can be asked for any number of bytes; tensors have none
+        return _MOST_VALUES + 1
+    if part.file_size <= _MOST_VALUES:
+        return part.file_size
+    return sum(1 for _ in islice(pickletools.genops(content), _MOST_VALUES + 1))
+
+
+def check_whole(path: Path) -> None:
+    """Raise unless each part of a checkpoint has the checksum that was written with it. Reads all of it.
+
+    Raises:
+        CheckpointError: for a file that is damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+    except (zipfile.BadZipFile, OSError) as error:
+        damaged = str(error)
+    if damaged is not None:
+        raise CheckpointError(
+            f'{path}: {damaged} does not match the checksum written with it: the file was damaged or changed. Copy it '
+            'again, or give the checkpoint before it. (Written after torch.serialization.set_crc32_options(False)? '
+            'Then load and save it without.)'
+        )
+
+
 def _map_safetensors(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
     """Tensors and metadata of a safetensors file."""
     try:
@@ -203,13 +291,14 @@ def _map_safetensors(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any
         ) from error
 
 
-def _map_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
-    """The state dict of a checkpoint, and its other contents."""
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(
-            f'{path}: not a whole PyTorch checkpoint in zip format. Is it truncated? Fetch it again{_cached(path)}. '
-            'Written by PyTorch before 1.6? Then load and save it with a newer one.'
-        )
+def read_checkpoint(path: Path) -> Mapping[str, Any]:
+    """Return what a checkpoint holds, its tensors mapped.
+
+    Raises:
+        CheckpointError: for a file that is missing, truncated, in another format, or holds code.
+    """
+    check_file(path)
+    _check_pickle(path)
     try:
         contents = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
@@ -223,6 +312,12 @@ def _map_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]
         ) from error
     if not isinstance(contents, Mapping):
         raise CheckpointError(f'{path}: expected a checkpoint with a state_dict, got a {type(contents).__name__}.')
+    return contents
+
+
+def _map_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+    """The state dict of a checkpoint, and its other contents."""
+    contents = read_checkpoint(path)
     state = contents.get('state_dict', contents)
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()) or not state:
         raise CheckpointError(

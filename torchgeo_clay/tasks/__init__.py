@@ -8,6 +8,7 @@ from torchgeo_clay.tasks.detection import ClayInstanceSegmentation, ClayObjectDe
 from torchgeo_clay.tasks.embedding import ClayEmbedding
 from torchgeo_clay.tasks.pretraining import ClayPretraining
 from torchgeo_clay.tasks.regression import ClayPixelwiseRegression, ClayRegression
+from torchgeo_clay.tasks.resuming import check_before_lightning
 from torchgeo_clay.tasks.segmentation import ClaySemanticSegmentation
 
 __all__ = (
@@ -21,3 +22,5 @@ __all__ = (
     'ClayRegression',
     'ClaySemanticSegmentation',
 )
+
+check_before_lightning()

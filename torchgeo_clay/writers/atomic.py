@@ -8,9 +8,16 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-__all__ = ('OutputError', 'atomic', 'check_writable', 'differences')
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None
+
+__all__ = ('OutputError', 'atomic', 'check_writable', 'claimed', 'differences', 'remove_abandoned')
 
 
 class OutputError(ValueError):
@@ -63,6 +70,37 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Create a file, and lock it until the end, or the death of this process; for :func:`remove_abandoned`."""
+    with open(path, 'wb') as file:
+        if fcntl is not None:
+            with suppress(OSError):  # where the file system has no locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def remove_abandoned(folder: str | os.PathLike[str], suffix: str) -> list[Path]:
+    """Remove the unfinished files that processes left when they were killed.
+
+    Args:
+        folder: of the files.
+        suffix: of them, such as ``.ckpt``.
+
+    Returns:
+        Those removed: files that were :func:`claimed` by a process that is no more, on this machine or another.
+    """
+    removed: list[Path] = []
+    if fcntl is None:
+        return removed
+    for partial in Path(folder).glob(f'.*.partial{suffix}'):
+        with suppress(OSError), open(partial, 'rb+') as file:  # locked, or removed by another process meanwhile
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            partial.unlink()
+            removed.append(partial)
+    return removed
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:
