@@ -88,7 +88,7 @@ def test_what_is_saved_is_what_lightning_loads(tmp_path):
 
 SAVES = """
 import os, signal, sys, torch
-from torchgeo_clay.callbacks import AtomicCheckpoints
+from torchgeo_clay.plugins import AtomicCheckpoints
 def save(checkpoint, file):
     file.write(b'half')
     file.flush()
