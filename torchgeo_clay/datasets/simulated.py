@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -234,9 +234,10 @@ class SyntheticChips(NonGeoDataset):
         image = true_color(sample['image'], self.sensor, sample.get('valid'))
         maps = [(n, sample[n]) for n in ('mask', 'prediction') if n in sample and sample[n].ndim >= 2]
         titles = [self._caption(sample), *(name for name, _ in maps)] if show_titles else [''] * (1 + len(maps))
-        legend = {'cmap': _COLORS, 'vmin': 0, 'vmax': len(CLASSES) - 1, 'interpolation': 'nearest'}
-        look = {'cmap': 'YlGn', 'vmin': 0, 'vmax': 1} if self.task == 'regression' else legend
-        return show([*zip(titles, [image, *(value for _, value in maps)], strict=True)], suptitle, **look)
+        legend: dict[str, Any] = {'cmap': _COLORS, 'vmin': 0, 'vmax': len(CLASSES) - 1, 'interpolation': 'nearest'}
+        look: dict[str, Any] = {'cmap': 'YlGn', 'vmin': 0, 'vmax': 1} if self.task == 'regression' else legend
+        pictures: list[Any] = [image, *(value for _, value in maps)]
+        return show(list(zip(titles, pictures, strict=True)), suptitle, **look)
 
     def _plot_objects(self, sample: Sample, suptitle: str | None) -> Figure:
         """Plot a chip with its boxes, and the predicted ones."""

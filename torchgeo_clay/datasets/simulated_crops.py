@@ -7,6 +7,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,5 +97,5 @@ class SyntheticCrops(NonGeoDataset):
         """Plot a chip's dates in true color, its mask and its prediction."""
         pictures = [('', true_color(image, _SENSOR)) for image in sample['image']]
         maps = [(name, sample[name]) for name in ('mask', 'prediction') if name in sample]
-        look = {'vmin': 0, 'vmax': len(self.classes) - 1, 'cmap': 'tab10', 'interpolation': 'nearest'}
+        look: dict[str, Any] = {'vmin': 0, 'vmax': len(self.classes) - 1, 'cmap': 'tab10', 'interpolation': 'nearest'}
         return show([*pictures, *maps], side=2.4, **look)
