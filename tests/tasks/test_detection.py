@@ -17,6 +17,7 @@ from torchgeo.datamodules import (
     ReforesTreeDataModule,
     VHR10DataModule,
 )
+from torchgeo.tasks import InstanceSegmentation, ObjectDetection
 from torchmetrics.detection import MeanAveragePrecision
 from torchvision.ops import box_iou
 
@@ -71,6 +72,29 @@ def test_every_step(name: str, model: str, tmp_path: Path) -> None:
     answers = [found for batch in run.predict(task, datamodule) for found in batch]
     assert all(found['boxes'].shape == (len(found['labels']), 4) for found in answers)
     assert all((found['labels'] >= 0).all() for found in answers)
+
+
+@pytest.mark.parametrize('name', ['faster-rcnn', 'mask-rcnn', 'fcos', 'retinanet'])
+def test_anchors(name: str) -> None:
+    """By default those of TorchGeo's own task; smaller ones for smaller objects, back from a checkpoint."""
+    kind, stock = (
+        (ClayInstanceSegmentation, InstanceSegmentation)
+        if name == 'mask-rcnn'
+        else (ClayObjectDetection, ObjectDetection)
+    )
+
+    def sizes(task: Any) -> Any:
+        model = task.model
+        generator = model.rpn.anchor_generator if name.endswith('rcnn') else model.anchor_generator
+        return generator.sizes, generator.aspect_ratios
+
+    assert sizes(kind(name, TINY, num_classes=2)) == sizes(stock(name, 'resnet50', None, num_classes=2))
+    small = kind(name, TINY, num_classes=2, smallest_anchor=4)
+    assert sizes(small)[0][0][0] == 4
+    assert sizes(small)[0][1][0] == 8
+    assert small.hparams['smallest_anchor'] == 4
+    with pytest.raises(ValueError, match='smallest_anchor'):
+        kind(name, TINY, num_classes=2, smallest_anchor=0)
 
 
 def batch(*labels: int, count: int = 2, **more: Any) -> dict[str, Any]:

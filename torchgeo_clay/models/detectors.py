@@ -48,40 +48,48 @@ class DetectionBackbone(nn.Module):
         return maps
 
 
-def _fcos(encoder: Clay, classes: int) -> FCOS:
+def _rcnn(kind: type[FasterRCNN], encoder: Clay, classes: int, smallest: int = 32) -> FasterRCNN:
+    """Return a detector of two stages, of one size and three shapes of anchors per cell."""
+    anchors = AnchorGenerator(tuple((smallest << i,) for i in range(5)), ((0.5, 1.0, 2.0),) * 5)
+    return kind(DetectionBackbone(encoder, LastLevelMaxPool()), classes + 1, rpn_anchor_generator=anchors)
+
+
+def _fcos(encoder: Clay, classes: int, smallest: int = 8) -> FCOS:
     """Return an FCOS, of one anchor point per cell."""
-    anchors = AnchorGenerator(tuple((2**i,) for i in range(3, 9)), ((1.0,),) * 6)
+    anchors = AnchorGenerator(tuple((smallest << i,) for i in range(6)), ((1.0,),) * 6)
     model = FCOS(DetectionBackbone(encoder, LastLevelP6P7(256, 256)), classes, anchor_generator=anchors)
     # distances to the four sides come from a ReLU: those that begin below zero would have no gradient and stay there
     nn.init.ones_(model.head.regression_head.bbox_reg.bias)
     return model
 
 
-def _retinanet(encoder: Clay, classes: int) -> RetinaNet:
-    """Return a RetinaNet, of three sizes and three shapes of anchors per cell."""
-    sizes = ((16, 20, 25), (32, 40, 50), (64, 80, 101), (128, 161, 203), (256, 322, 406), (512, 645, 812))
+def _retinanet(encoder: Clay, classes: int, smallest: int = 16) -> RetinaNet:
+    """Return a RetinaNet, of three sizes, a third of an octave apart, and three shapes of anchors per cell."""
+    sizes = tuple(tuple(int((smallest << i) * 2 ** (j / 3)) for j in range(3)) for i in range(6))
     anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * 6)
     head = RetinaNetHead(256, anchors.num_anchors_per_location()[0], classes, partial(nn.GroupNorm, 32))
     backbone = DetectionBackbone(encoder, LastLevelP6P7(256, 256))
     return RetinaNet(backbone, classes, anchor_generator=anchors, head=head)
 
 
-#: TorchGeo's name of a detector → from encoder and number of classes to the detector, whose labels start at 0, or with
-#: two stages at 1.
-DETECTORS: dict[str, Callable[[Clay, int], nn.Module]] = {
-    'faster-rcnn': lambda encoder, n: FasterRCNN(DetectionBackbone(encoder, LastLevelMaxPool()), n + 1),
+#: TorchGeo's name of a detector → from encoder, number of classes and size of the smallest anchor to the detector.
+#: Labels start at 0, or with two stages at 1.
+DETECTORS: dict[str, Callable[..., nn.Module]] = {
+    'faster-rcnn': partial(_rcnn, FasterRCNN),
     'fcos': _fcos,
     'retinanet': _retinanet,
-    'mask-rcnn': lambda encoder, n: MaskRCNN(DetectionBackbone(encoder, LastLevelMaxPool()), n + 1),
+    'mask-rcnn': partial(_rcnn, MaskRCNN),
 }
 
 
-def build_detector(name: str, encoder: Clay, classes: int) -> nn.Module:
+def build_detector(name: str, encoder: Clay, classes: int, smallest_anchor: int | None = None) -> nn.Module:
     """Build a detector that takes images as they are: any number of bands, neither normalized nor resized.
 
     Names are those of :data:`DETECTORS`. Images are padded with zeros, the mean, right and below to multiples of 32,
-    which moves no box.
+    which moves no box. The anchors of the finest map are ``smallest_anchor`` pixels wide, or as TorchGeo's; each
+    coarser map's are twice as wide.
     """
-    detector = DETECTORS[name](encoder, classes)
+    sizes = () if smallest_anchor is None else (smallest_anchor,)
+    detector = DETECTORS[name](encoder, classes, *sizes)
     detector.transform = GeneralizedRCNNTransformNoOp()
     return detector

@@ -45,6 +45,23 @@ class ObjectTask(ClayTask):
     models: tuple[str, ...] = ()
     masks = False
 
+    def __init__(self, *, smallest_anchor: int | None = None, **kwargs: Any) -> None:
+        """Initialize a new ObjectTask instance.
+
+        Args:
+            smallest_anchor: width of the smallest anchors, pixels, about that of the smallest objects; each coarser map
+                doubles it. None for TorchGeo's: 8 for ``fcos``, 16 for ``retinanet``, else 32.
+            **kwargs: of the bases.
+
+        Raises:
+            ValueError: for an anchor that is no positive number of pixels.
+        """
+        if smallest_anchor is not None and smallest_anchor < 1:
+            raise ValueError(
+                f'smallest_anchor: expected the width of the smallest objects, pixels, got {smallest_anchor}.'
+            )
+        super().__init__(**kwargs)
+
     def build(self) -> nn.Module:
         """Build a detector."""
         hparams = self.hparams
@@ -53,7 +70,7 @@ class ObjectTask(ClayTask):
         encoder = getattr(builders, hparams['backbone'])(
             self.weights, drop_path_rate=hparams['drop_path_rate'], position=hparams['position']
         )
-        return build_detector(hparams['model'], encoder, hparams['num_classes'])
+        return build_detector(hparams['model'], encoder, hparams['num_classes'], hparams['smallest_anchor'])
 
     def configure_metrics(self) -> None:
         """Make the mean average precision of COCO, whose best 100 objects per image count."""
