@@ -91,6 +91,24 @@ def test_a_scene_without_data_is_named(
     assert 'embeddings.parquet' not in lines[1]  # a temporary file
 
 
+def test_a_scene_whose_embeddings_are_not_finite_is_left_out(
+    write_scene: WriteScene, weights: str, tmp_path: Path
+) -> None:
+    """One pixel that is no measurement, which a scan of samples need not see."""
+    write_scene('in/a.tif')
+    pixels = np.random.default_rng(1).integers(1, 255, (4, 70, 90)).astype(np.float32)
+    pixels[2, 33, 77] = 1e25
+    write_scene('in/b.tif', pixels=pixels)
+    out = tmp_path / 'e.parquet'
+    options = {'model': 'clay_tiny_patch8', 'chip': 32, 'sensor': 'naip'}
+    with pytest.warns(UserWarning, match=r'(?s)1 file could not be used.*b\.tif: .* up to \S+e\+23 standard'):
+        table = torchgeo_clay.embed(tmp_path / 'in', weights, out=out, **options)
+    assert {Path(source).name for source in table['source']} == {'a.tif'}
+    assert np.isfinite(np.stack(table['embedding'])).all()
+    with pytest.warns(UserWarning, match=r'b\.tif'):  # of a finished table, too
+        assert torchgeo_clay.embed(tmp_path / 'in', weights, out=out, **options).equals(table)
+
+
 def test_options_of_the_scenes(write_scene: WriteScene, weights: str) -> None:
     options = {'model': 'clay_tiny_patch8', 'chip': 32}
     plain = torchgeo_clay.embed(write_scene(), weights, **options)

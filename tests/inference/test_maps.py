@@ -227,3 +227,36 @@ class TestMistakes:
     def test_style(self, options: dict, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             MapStyle(**options)
+
+
+class Overflow(nn.Module):
+    """Logits that are infinite where the first band is brightest."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x >= x.new_tensor((254 - NAIP.mean[0]) / NAIP.std[0]), torch.inf, x)[:, :2]
+
+
+@pytest.mark.parametrize('style', [VALUES, MapStyle(classes=['land', 'water'])])
+def test_a_scene_whose_answers_are_not_finite_has_no_map(
+    write_scene: WriteScene, tmp_path: Path, style: MapStyle
+) -> None:
+    dull = np.random.default_rng(0).integers(1, 100, (4, 70, 90)).astype(np.uint8)
+    write_scene('in/a.tif', pixels=dull)
+    bright = dull.copy()
+    bright[:, 60, 80] = 254
+    write_scene('in/b.tif', pixels=bright)
+    with pytest.warns(
+        UserWarning, match=r'(?s)1 file could not be used.*b\.tif: in the chip at row .* answers NaN or infinity'
+    ):
+        maps = map_scenes(Overflow(), tmp_path / 'in', tmp_path / 'out', sensor='naip', chip=32, style=style)
+    assert [path.name for path in maps] == ['a.tif']
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['a.tif']
+
+
+def test_weights_that_are_not_finite(write_scene: WriteScene, tmp_path: Path) -> None:
+    model = Dense()
+    with torch.no_grad():
+        model.head.weight[0, 3] = torch.nan
+    with pytest.raises(ValueError, match=r'Dense: expected weights that are finite.*head\.weight'):
+        map_scenes(model, write_scene(), tmp_path / 'out', sensor='naip', chip=32)
+    assert not list(tmp_path.glob('out/*'))

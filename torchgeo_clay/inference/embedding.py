@@ -35,9 +35,9 @@ from torchgeo_clay.inference.output import (
     predict,
     report_skipped,
     transferred,
+    weights_digest,
 )
 from torchgeo_clay.models import Clay
-from torchgeo_clay.models.weights import tensor_digest
 from torchgeo_clay.sensors import Sensor
 from torchgeo_clay.tasks.embedding import ClayEmbedding, pool
 from torchgeo_clay.writers.geoparquet import PartStore, Precision, Rows, check_suffix, embedding_table, read_metadata
@@ -164,7 +164,7 @@ class EmbeddingTable(SceneOutput):
         self.precision, self.overwrite, self.temporary = precision, overwrite, temporary
         run = {
             'model': task.hparams['model'],
-            'weights_sha256': tensor_digest(task.state_dict()),
+            'weights_sha256': weights_digest(task),
             'pooling': pooling,
             'latlon_order': task.hparams.get('latlon_order'),
             'precision': precision,
@@ -185,6 +185,7 @@ class EmbeddingTable(SceneOutput):
     def take(self, outputs: Tensor, batch: Mapping[str, Any]) -> None:
         """Keep embeddings (B, D) or (B, h, w, D) until their units are complete."""
         values = outputs.float().cpu().numpy()
+        self.skip_not_finite(batch, values)
         valid = batch['valid'].float()
         share = (F.avg_pool2d(valid, PATCH)[:, 0] if values.ndim == 4 else valid.mean((1, 2, 3))).cpu().numpy()
         time, gsd = (batch[key].cpu().double().numpy() for key in ('time', 'res'))

@@ -38,10 +38,11 @@ from torchgeo_clay.inference.output import (
     predict,
     report_skipped,
     trained_sensors,
+    weights_digest,
 )
 from torchgeo_clay.models import CheckpointError
 from torchgeo_clay.models.clay import find_clay
-from torchgeo_clay.models.weights import check_whole, read_checkpoint, tensor_digest
+from torchgeo_clay.models.weights import check_whole, read_checkpoint
 from torchgeo_clay.sensors import Sensor
 from torchgeo_clay.tasks.base import ClayTask
 from torchgeo_clay.writers.atomic import OutputError, check_writable, differences
@@ -255,7 +256,7 @@ class SceneMaps(SceneOutput):
         hparams = model.hparams if isinstance(model, LightningModule) else {}
         run = {
             **{key: hparams.get(key) for key in ('model', 'backbone', 'task')},
-            'weights_sha256': tensor_digest(model.state_dict()),
+            'weights_sha256': weights_digest(model),
             **asdict(self.style),
             **self.data.settings,
         }
@@ -310,6 +311,7 @@ class SceneMaps(SceneOutput):
         if self.style.kind == 'classes' and not self.is_task:  # logits, which are not to be averaged
             answer = answer.sigmoid() if answer.shape[1] == 1 else answer.softmax(1)
         values = answer.float().cpu().numpy()
+        self.skip_not_finite(batch, values)
         valid = batch['valid'][:, 0].cpu().numpy()
         for i, (place, (row, col)) in enumerate(zip(batch['unit'], batch['corner'], strict=True)):
             if place in self.pending:

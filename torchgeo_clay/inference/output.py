@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities import rank_zero_info
@@ -24,6 +26,7 @@ from torchgeo_clay.datamodules.common import counted
 from torchgeo_clay.datamodules.scenes import SceneDataModule, SceneLoader
 from torchgeo_clay.datamodules.sigterm import EXIT_CODE
 from torchgeo_clay.datasets import SceneError
+from torchgeo_clay.models.weights import tensor_digest
 from torchgeo_clay.sensors import Sensor
 
 __all__ = (
@@ -38,10 +41,14 @@ __all__ = (
     'stop_if_asked',
     'trained_sensors',
     'transferred',
+    'weights_digest',
 )
 
 #: What is printed when a SIGTERM comes.
 ANSWER = 'SIGTERM: stops after the part in work, or after a second signal at once; what is not finished is then lost.'
+
+#: Standard deviations from the mean at which a pixel is no measurement; of its square float32 loses what is beside it.
+_FAR = 1e6
 
 OnSkipped = Literal['raise', 'warn']
 
@@ -90,6 +97,21 @@ def trained_sensors(model: nn.Module, *, any_sensor: bool, loaded: bool) -> Mapp
             'task weights: false.'
         )
     return None if any_sensor else trained_on
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 of a model's weights.
+
+    Raises:
+        ValueError: for weights that are not finite, of which every answer would be NaN.
+    """
+    state = model.state_dict()
+    if wrong := [name for name, value in state.items() if not value.isfinite().all()]:
+        raise ValueError(
+            f'{type(model).__name__}: expected weights that are finite numbers, got NaN or infinity in {len(wrong)} '
+            f'tensors, first {wrong[0]}. The training diverged: use a checkpoint from before that.'
+        )
+    return tensor_digest(state)
 
 
 def _unknown_sensor(trained_on: Mapping[str, Sequence[str]] | None, sensor: Sensor) -> str:
@@ -174,10 +196,7 @@ class SceneOutput(ABC):
             batch: of :class:`~torchgeo_clay.datamodules.SceneDataModule`.
         """
         for place, reason in batch['failed']:
-            if self.pending.pop(place, None) is not None:
-                source = self.loader.units[place].source
-                self.failed[source] = reason.removeprefix(f'{source}: ')
-                self.drop(place)
+            self._fail(place, reason)
         if batch['unit']:
             self.take(outputs, batch)
         for place in (*batch['unit'], *batch['empty']):
@@ -187,6 +206,33 @@ class SceneOutput(ABC):
                     self.complete(place)
                     del self.pending[place]
         self.count, self.empty = self.count + len(batch['unit']), self.empty + len(batch['empty'])
+
+    def _fail(self, place: int, reason: str) -> None:
+        """Skip the scene of a unit, which is discarded."""
+        if self.pending.pop(place, None) is not None:
+            source = self.loader.units[place].source
+            self.failed[source] = reason.removeprefix(f'{source}: ')
+            self.drop(place)
+
+    def skip_not_finite(self, batch: Mapping[str, Any], values: npt.NDArray[np.float32] | None = None) -> None:
+        """Skip the scenes of chips whose pixels are no measurements, or whose answers are not finite numbers.
+
+        Args:
+            batch: B chips, normalized.
+            values: (B, ...) of the model; None where they show nothing, as of a detector, which then finds no object.
+        """
+        far = batch['image'].abs().amax((1, 2, 3)).float().cpu().numpy()
+        wrong = ~(far < _FAR)
+        if values is not None:
+            wrong |= ~np.isfinite(values).reshape(len(values), -1).all(1)
+        for i in np.flatnonzero(wrong):
+            row, col = batch['corner'][i]
+            self._fail(
+                batch['unit'][i],
+                f'in the chip at row {row}, column {col}, pixels are up to {far[i]:.3g} standard deviations from the '
+                'mean, or the model answers NaN or infinity. Is there a nodata value that the file does not name, or '
+                'another scale? If the pixels are right, use --trainer.precision 32-true.',
+            )
 
     @abstractmethod
     def take(self, outputs: Any, batch: Mapping[str, Any]) -> None:

@@ -198,6 +198,7 @@ class ObjectTable(TaskTable):
 
     def take(self, outputs: Any, batch: Mapping[str, Any]) -> None:
         """Keep the objects of B chips, dictionaries as torchvision's, until their scenes are complete."""
+        self.skip_not_finite(batch)
         for i, (place, corner) in enumerate(zip(batch['unit'], batch['corner'], strict=True)):
             if place in self.pending:
                 one = {key: value.cpu() for key, value in outputs[i].items()}
