@@ -447,3 +447,31 @@ def test_channels_in_another_order_are_refused(task: ClayEmbedding) -> None:
     task = ClayEmbedding('clay_tiny_patch8', weights=False).eval()
     with pytest.raises(ValueError, match='naip: expected the wavelengths of red, green, blue, nir in this order'):
         task({**batch, 'wavelength': waves.flip(1)})
+
+
+def test_what_follows_the_table_is_made_up_for(tmp_path: Path) -> None:
+    """A run that was killed between its table and its pictures ends, when run again, with all that it should leave."""
+    patches = ClayEmbedding('clay_tiny_patch8', weights=False, pooling='patches')
+    write_scene(tmp_path / 'in/a.tif', 64, 64)
+    write_scene(tmp_path / 'in/b.tif', 64, 64, seed=1)
+    out = tmp_path / 'e.parquet'
+    options = {'patch_cogs': True, 'quicklooks': True}
+
+    def files() -> dict[str, bytes]:
+        kept = {path for path in tmp_path.rglob('*') if path.is_file() and 'in' not in path.parts}
+        return {str(path.relative_to(tmp_path)): path.read_bytes() for path in kept}
+
+    run(patches, tmp_path / 'in', out, options, patch_grid=True)
+    whole = files()
+    assert len([name for name in whole if name.startswith(('e_patches/', 'e_quicklooks/'))]) == 2 + 3
+    run(patches, tmp_path / 'in', out, options, patch_grid=True)
+    assert files() == whole
+    for lost in ('e_patches/b_1.tif', 'e_quicklooks/scatter.png', 'e_quicklooks/b_pca.png'):
+        (tmp_path / lost).unlink()
+    (tmp_path / 'e_patches/.b_1.x1').mkdir()
+    (tmp_path / 'e_patches/.b_1.12.rows.tif').write_bytes(b'half')
+    (tmp_path / 'e.parquet.parts').mkdir()
+    run(patches, tmp_path / 'in', out, options, patch_grid=True)
+    assert files() == whole
+    assert not (tmp_path / 'e.parquet.parts').exists()
+    assert not (tmp_path / 'e_patches/.b_1.x1').exists()

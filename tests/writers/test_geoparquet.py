@@ -6,6 +6,9 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import ClassVar
 from unittest import mock
@@ -22,6 +25,7 @@ from torchgeo.datasets import ClayEmbeddings as TorchGeoClayEmbeddings
 
 from torchgeo_clay.datasets import ClayEmbeddings
 from torchgeo_clay.writers import OutputError, PartStore, Rows, embedding_table, read_metadata, write_geoparquet
+from torchgeo_clay.writers.atomic import exclusive
 
 WGS84 = CRS.from_epsg(4326)
 RUN = {'model': 'clay_tiny_patch8', 'weights': 'abc'}
@@ -223,3 +227,74 @@ class TestParts:
         (tmp_path / 'out').write_text('')
         with pytest.raises(OutputError, match='can be written to'):
             self.store(tmp_path).begin(list(self.parts))
+
+    @pytest.mark.parametrize('description', [None, '{"model', '[1]'])
+    def test_parts_say_themselves_of_which_run_they_are(
+        self, tmp_path: Path, description: str | None, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Without a description, or with a damaged one, those of another run are made again, one by one."""
+        store, other = self.store(tmp_path), self.store(tmp_path, weights='def')
+        other.begin(list(self.parts))
+        other.write('a', embedding_table(rows(3)))
+        pq.write_table(embedding_table(rows(3)), store.folder / 'c.parquet')  # of nobody
+        if description is None:
+            (store.folder / 'run.json').unlink()
+        else:
+            (store.folder / 'run.json').write_text(description)
+        assert not store.begin(list(self.parts))
+        store.write('b', embedding_table(rows(2)))
+        assert store.done() == {'b'}
+        assert '2 of 3 parts were damaged or of another run' in caplog.text
+        assert [path.name for path in store.folder.glob('*.parquet')] == ['b.parquet']
+
+    def test_a_damaged_part_is_made_again(self, tmp_path: Path) -> None:
+        """A flipped bit in its numbers, which Parquet does not notice by itself, and a lost end."""
+        store = self.store(tmp_path)
+        store.begin(list(self.parts))
+        for key in self.parts:
+            store.write(key, embedding_table(rows(50)))
+        flipped, cut = (store.folder / f'{key}.parquet' for key in 'ab')
+        content = bytearray(flipped.read_bytes())
+        content[len(content) // 4] ^= 1
+        flipped.write_bytes(content)
+        cut.write_bytes(cut.read_bytes()[:-100])
+        assert store.done() == {'c'}
+
+    def test_what_a_kill_after_the_table_left_goes(self, tmp_path: Path) -> None:
+        store = self.store(tmp_path)
+        store.begin(list(self.parts))
+        for key in self.parts:
+            store.write(key, embedding_table(rows()))
+        shutil.copytree(store.folder, tmp_path / 'kept')
+        store.finish(self.parts, {}, crs=WGS84)
+        shutil.copytree(tmp_path / 'kept', store.folder)
+        assert self.store(tmp_path).begin(list(self.parts))
+        assert [path.name for path in store.path.parent.iterdir()] == ['e.parquet']
+
+
+HOLDER = """
+import sys, time
+from torchgeo_clay.writers.atomic import exclusive
+with exclusive(sys.argv[1]):
+    print('held', flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize('name', ['e.parquet', 'maps'])
+def test_two_runs_into_one_output(tmp_path: Path, name: str) -> None:
+    """The second is refused by the first's process; a lock that a kill left is free."""
+    out = tmp_path / 'out' / name
+    with subprocess.Popen([sys.executable, '-c', HOLDER, str(out)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == 'held\n'
+        refused = pytest.raises(
+            OutputError, match=rf'another run writes .*{name} \(process {process.pid} on .*, since 2'
+        )
+        with refused, exclusive(out):
+            pass
+        with exclusive(out.with_name(f'other-{name}')):
+            pass
+        process.kill()
+    with exclusive(out), pytest.raises(OutputError, match='another run'), exclusive(out):
+        pass
+    assert not [path for path in tmp_path.rglob('*') if path.is_file()]

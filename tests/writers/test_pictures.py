@@ -2,6 +2,7 @@
 
 """Principal components against numpy's singular values, patch rasters, pictures."""
 
+import resource
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from pyproj import CRS
 from rasterio.transform import from_origin
 
 from torchgeo_clay.writers import (
+    OutputError,
     Rows,
     embedding_table,
     write_geoparquet,
@@ -93,3 +95,20 @@ def test_a_picture_is_stretched() -> None:
     values = np.array([[0, 0, 0], [1, 2, 3], [2, 4, 6]], np.float32)
     picture = pca_picture(values, np.array([0, 0, 8]), np.array([0, 8, 0]), values[0], values[2])
     assert picture.tolist() == [[[0, 0, 0, 255], [128, 128, 128, 255]], [[255, 255, 255, 255], [0, 0, 0, 0]]]
+
+
+@pytest.mark.parametrize('size', [1, 400, 3000])
+def test_a_full_disk_is_an_error_with_a_remedy(table: tuple[Path, np.ndarray], tmp_path: Path, size: int) -> None:
+    """Whatever is being written when the room ends; nothing half-written is left."""
+    scenes = [SimpleNamespace(path='x/a.tif', height=40, width=56, crs=UTM, transform=from_origin(0, 0, 1, 1))]
+    folder = tmp_path / 'p'
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        with pytest.raises(OutputError, match=r'a_0\.tif: could not be written .*room on the disk'):
+            write_patch_cogs(folder, table[0], scenes)
+        with pytest.raises(OutputError, match=r'png: could not be written .*room on the disk'):
+            write_quicklooks(table[0], folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path for path in folder.rglob('*') if path.is_file() and path.suffix != '.png'] == []

@@ -19,6 +19,7 @@ from torchgeo_clay.inference.maps import MapStyle, SceneMaps
 from torchgeo_clay.inference.output import ANSWER, OnSkipped, SceneOutput, report_skipped, stop_if_asked
 from torchgeo_clay.inference.predictions import ObjectTable, PredictionTable
 from torchgeo_clay.tasks.stopping import exit_code, listen
+from torchgeo_clay.writers.atomic import is_newer
 from torchgeo_clay.writers.cog import write_patch_cogs
 from torchgeo_clay.writers.geoparquet import Precision, check_suffix
 from torchgeo_clay.writers.quicklook import write_quicklooks
@@ -76,7 +77,7 @@ class SceneWriter(Callback, ABC):
                 f'{type(loader).__name__}.'
             )
         self.output = self.make_output(trainer, pl_module, loader)
-        done = self.output.begin() if trainer.is_global_zero else set()
+        done = self.output.prepare() if trainer.is_global_zero else set()
         self.output.start(trainer.strategy.broadcast(done))  # all processes skip the same units
         listen(trainer, ANSWER)
 
@@ -100,6 +101,7 @@ class SceneWriter(Callback, ABC):
         """Leave no file that is not complete."""
         if self.output is not None:
             self.output.close()
+            self.output.release()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Finish the files, and report the scenes that could not be used.
@@ -111,20 +113,22 @@ class SceneWriter(Callback, ABC):
         output, self.output = self.output, None
         if output is None:
             return
-        results = [(output.failed, len(output.pending), output.loader.stopped)] * trainer.world_size
-        output.close()
-        if trainer.world_size > 1:
-            torch.distributed.all_gather_object(results, results[0])
-        missing, asked = sum(count for _, count, _ in results), any(asked for *_, asked in results)
-        failed = {source: reason for some, *_ in results for source, reason in some.items()}
-        if trainer.is_global_zero:
-            failed = output.finish(failed, missing)
-        stop_if_asked(missing, asked=asked, code=exit_code(trainer))
-        if not trainer.is_global_zero:
-            return
-        if not missing:
-            self.written()
-        report_skipped(failed, self.out, self.on_skipped)
+        try:
+            output.close()
+            results = [(output.failed, len(output.pending), output.loader.stopped)] * trainer.world_size
+            if trainer.world_size > 1:
+                torch.distributed.all_gather_object(results, results[0])
+            missing, asked = sum(count for _, count, _ in results), any(asked for *_, asked in results)
+            failed = {source: reason for some, *_ in results for source, reason in some.items()}
+            if trainer.is_global_zero:
+                failed = output.finish(failed, missing)
+            stop_if_asked(missing, asked=asked, code=exit_code(trainer))
+            if trainer.is_global_zero:
+                if not missing:
+                    self.written()
+                report_skipped(failed, self.out, self.on_skipped)
+        finally:
+            output.release()
 
 
 class EmbeddingWriter(SceneWriter):
@@ -172,9 +176,9 @@ class EmbeddingWriter(SceneWriter):
         return EmbeddingTable(loader, pl_module, self.out, self.precision, self.overwrite)
 
     def written(self) -> None:
-        """Draw the table, and write the patches of each scene as a raster."""
+        """Draw the table, and write the patches of each scene as a raster, unless an earlier run has."""
         stem = Path(self.out).with_suffix('')
-        if self.quicklooks:
+        if self.quicklooks and not is_newer(f'{stem}_quicklooks/scatter.png', self.out):  # which is drawn last
             write_quicklooks(self.out, f'{stem}_quicklooks')
         if self.patch_cogs:
             write_patch_cogs(f'{stem}_patches', self.out, self.scenes)

@@ -155,7 +155,7 @@ class EmbeddingTable(SceneOutput):
             temporary: whether the file is not kept, and the log does not name it.
             about: further settings of the run, which its metadata hold.
         """
-        super().__init__(loader)
+        super().__init__(loader, out)
         pooling = task.hparams.get('pooling')
         if pooling == 'patches' and self.data.align != PATCH:
             raise ValueError(

@@ -248,7 +248,7 @@ class SceneMaps(SceneOutput):
             ValueError: for a model that is not trained, a style that does not fit it, scenes cut into units, or a
                 folder of maps among the scenes.
         """
-        super().__init__(loader)
+        super().__init__(loader, out)
         self.trained_on = trained_sensors(model, any_sensor=any_sensor, loaded=loaded)
         self.is_task, self.overwrite = isinstance(model, LightningModule), overwrite
         self.style = _completed(style or MapStyle(), model)

@@ -7,11 +7,13 @@ Shapes: B chips.
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +30,7 @@ from torchgeo_clay.datamodules.sigterm import EXIT_CODE
 from torchgeo_clay.datasets import SceneError
 from torchgeo_clay.models.weights import tensor_digest
 from torchgeo_clay.sensors import Sensor
+from torchgeo_clay.writers.atomic import exclusive
 
 __all__ = (
     'ANSWER',
@@ -132,11 +135,12 @@ def _unknown_sensor(trained_on: Mapping[str, Sequence[str]] | None, sensor: Sens
 class SceneOutput(ABC):
     """Output of a run over scenes, unit by unit. A scene that cannot be read is skipped as a whole.
 
-    Call :meth:`begin` on one process and :meth:`start` on each, :meth:`add` for each batch, :meth:`finish` on one
-    process when all have added theirs; :meth:`close` in any case.
+    Call :meth:`prepare` on one process and :meth:`start` on each, :meth:`add` for each batch, :meth:`finish` on one
+    process when all have added theirs; :meth:`close` and :meth:`release` in any case.
 
     Attributes:
         loader: whose units are written.
+        out: the file or folder.
         pending: position of a unit → its windows that are still to come.
         failed: path of a scene → why it is skipped.
         trained_on: what :func:`trained_sensors` returns for the model.
@@ -147,13 +151,14 @@ class SceneOutput(ABC):
 
     trained_on: Mapping[str, Sequence[str]] | None = None
 
-    def __init__(self, loader: SceneLoader) -> None:
+    def __init__(self, loader: SceneLoader, out: str | os.PathLike[str]) -> None:
         """Initialize a new SceneOutput instance; nothing is written yet.
 
         Raises:
             ValueError: for scenes cut into units where whole ones are needed.
         """
-        self.loader, self.data = loader, loader.data
+        self.loader, self.data, self.out = loader, loader.data, Path(out)
+        self._lock = ExitStack()
         if self.whole_scenes and self.data.unit_size is not None:
             raise ValueError(
                 f'Maps and objects are of whole scenes: give the datamodule unit_size: null, not {self.data.unit_size}.'
@@ -162,6 +167,15 @@ class SceneOutput(ABC):
         self.failed = dict(self.data.skipped)
         self.count = self.empty = 0
         self.started = time.monotonic()
+
+    def prepare(self) -> set[str]:
+        """Lock the output for this run, and :meth:`begin`; :meth:`release` gives it back."""
+        self._lock.enter_context(exclusive(self.out))
+        return self.begin()
+
+    def release(self) -> None:
+        """Unlock the output."""
+        self._lock.close()
 
     @abstractmethod
     def begin(self) -> set[str]:
@@ -297,7 +311,7 @@ def predict(
     loader = data.predict_dataloader()
     out = output(loader)
     try:
-        out.start(out.begin())
+        out.start(out.prepare())
         with torch.inference_mode(), tqdm(total=len(loader.batches), unit='batch', disable=None) as bar:
             for loaded in loader:
                 batch = transferred(data, loaded, device)
@@ -308,6 +322,7 @@ def predict(
         return failed
     finally:
         out.close()
+        out.release()
         data.teardown('predict')
 
 

@@ -5,11 +5,15 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 fcntl: ModuleType | None
 try:
@@ -17,7 +21,16 @@ try:
 except ImportError:  # on Windows
     fcntl = None
 
-__all__ = ('OutputError', 'atomic', 'check_writable', 'claimed', 'differences', 'remove_abandoned')
+__all__ = (
+    'OutputError',
+    'atomic',
+    'check_writable',
+    'claimed',
+    'differences',
+    'exclusive',
+    'is_newer',
+    'remove_abandoned',
+)
 
 
 class OutputError(ValueError):
@@ -126,3 +139,41 @@ def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
     """Describe how the settings of an existing file's run differ from this run's; empty if they are the same."""
     keys = [key for key in {**expected, **found} if expected.get(key) != found.get(key)]
     return '; '.join(f'{key} is {found.get(key)!r} there, {expected.get(key)!r} here' for key in keys)
+
+
+@contextmanager
+def exclusive(out: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep a second run from writing the same output. The lock of a process that was killed is free.
+
+    Args:
+        out: a file, or a folder (a path without a suffix).
+
+    Raises:
+        OutputError: if another process writes it; the message names the process and when it started.
+    """
+    out = Path(out)
+    path = out.with_name(f'.{out.name}.lock') if out.suffix else out / '.lock'
+    check_writable(path.parent)
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        holder = path.read_text() if path.exists() else ''
+        raise OutputError(
+            f'out: another run writes {out} ({holder or "a process that does not say its name"}). Wait until it ends, '
+            'stop it, or choose another output.'
+        ) from error
+    try:
+        now = datetime.now(UTC).isoformat(' ', 'seconds')
+        path.write_text(f'process {os.getpid()} on {socket.gethostname()}, since {now}')
+        yield
+    finally:
+        with suppress(OSError):  # before the release, as it may be another's after it
+            path.unlink()
+        lock.release()
+
+
+def is_newer(path: str | os.PathLike[str], than: str | os.PathLike[str]) -> bool:
+    """Whether a file exists and was written after another one, hence need not be made of it again."""
+    path = Path(path)
+    return path.exists() and path.stat().st_mtime_ns >= Path(than).stat().st_mtime_ns

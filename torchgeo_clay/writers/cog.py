@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -19,12 +21,13 @@ import numpy.typing as npt
 import rasterio
 from pyproj import CRS
 from rasterio import Affine
+from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetWriter
 from rasterio.shutil import copy as raster_copy
 from rasterio.windows import Window
 
-from torchgeo_clay.writers.atomic import OutputError, atomic
+from torchgeo_clay.writers.atomic import OutputError, atomic, check_writable, is_newer
 from torchgeo_clay.writers.geoparquet import embedding_batches, read_metadata
 
 __all__ = (
@@ -40,6 +43,9 @@ _TILE = 256
 #: Bytes that GDAL may keep of rasters; by its own choice it is a twentieth of the machine's memory. (As a number
 #: rasterio takes GDAL_CACHEMAX for bytes, whatever its size; in the environment small ones are megabytes.)
 CACHE_BYTES = 32 << 20
+
+#: What rasterio raises; GDAL's own errors reach the caller where it flushes or copies.
+_FAILURES = (OSError, RasterioError, CPLE_BaseError)
 
 Color = tuple[int, int, int]
 
@@ -146,7 +152,7 @@ class CogStream:
                     bigtiff='if_safer',
                 )
             _describe(self._file, layout)
-        except (OSError, RasterioError) as error:
+        except _FAILURES as error:
             self._drop()
             raise OutputError(f'{self.path}: could not be written ({error}). Is its folder writable?') from error
         return self
@@ -164,7 +170,7 @@ class CogStream:
         assert self._file is not None
         try:
             self._file.write(pixels, window=Window(0, row, pixels.shape[2], pixels.shape[1]))
-        except (OSError, RasterioError) as error:
+        except _FAILURES as error:
             raise OutputError(f'{self.path}: could not be written ({error}). Is there room on the disk?') from error
 
     def __exit__(
@@ -180,7 +186,7 @@ class CogStream:
             self._file.close()
             if kind is None:
                 self._convert()
-        except RasterioError as failure:
+        except _FAILURES as failure:
             raise OutputError(f'{self.path}: could not be written ({failure}). Is there room on the disk?') from failure
         finally:
             self._drop()
@@ -231,7 +237,7 @@ def write_patch_cogs(
     Values are collected in a temporary file next to the COG, not in memory.
 
     Args:
-        folder: of the COGs, ``NAME_i.tif`` for the ith scene; existing ones are replaced.
+        folder: of the COGs, ``NAME_i.tif`` for the ith scene; those newer than the table are kept.
         table: embeddings of every patch, of :func:`torchgeo_clay.writers.write_geoparquet`.
         scenes: of :class:`torchgeo_clay.datasets.Scene`; those that are not in the table are skipped.
         patch_size: pixels per side of a patch.
@@ -245,9 +251,15 @@ def write_patch_cogs(
     """
     if (pooling := read_metadata(table).get('pooling')) != 'patches':
         raise ValueError(f'{os.fspath(table)}: expected embeddings of every patch, pooling: patches, got {pooling!r}.')
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    check_writable(folder)
+    for left in Path(folder).glob('.*_[0-9]*.*'):  # of a run that was killed
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     paths = [Path(folder, f'{Path(scene.path).stem}_{i}.tif') for i, scene in enumerate(scenes)]
-    return [path for path, scene in zip(paths, scenes, strict=True) if _write(path, table, scene, patch_size)]
+    return [
+        path
+        for path, scene in zip(paths, scenes, strict=True)
+        if is_newer(path, table) or _write(path, table, scene, patch_size)
+    ]
 
 
 def _write(path: Path, table: str | os.PathLike[str], scene: Any, p: int) -> bool:
@@ -257,8 +269,7 @@ def _write(path: Path, table: str | os.PathLike[str], scene: Any, p: int) -> boo
         grid: np.memmap | None = None
         for embedding, _, rows, cols in embedding_batches(table, scene.path):
             if grid is None:
-                grid = np.memmap(f'{scratch}/grid', np.float32, 'w+', shape=(h, w, embedding.shape[1]))
-                grid[:] = np.nan
+                grid = _memmap(f'{scratch}/grid', (h, w, embedding.shape[1]), path)
             grid[rows // p, cols // p] = embedding
         if grid is None:
             return False
@@ -269,3 +280,16 @@ def _write(path: Path, table: str | os.PathLike[str], scene: Any, p: int) -> boo
                 stream.write(row, np.ascontiguousarray(np.moveaxis(grid[row : row + 16], 2, 0)))
         del grid
     return True
+
+
+def _memmap(file: str, shape: tuple[int, int, int], path: Path) -> np.memmap:
+    """Make an array of NaN on the disk, whose room is taken first: a full disk would kill the process later."""
+    try:
+        with open(file, 'wb') as handle:
+            if hasattr(os, 'posix_fallocate'):
+                os.posix_fallocate(handle.fileno(), 0, 4 * math.prod(shape))
+    except OSError as error:
+        raise OutputError(f'{path}: could not be written ({error}). Is there room on the disk?') from error
+    grid = np.memmap(file, np.float32, 'r+' if os.path.getsize(file) else 'w+', shape=shape)
+    grid[:] = np.nan
+    return grid

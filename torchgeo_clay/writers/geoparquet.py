@@ -3,13 +3,15 @@
 """Tables of embeddings as GeoParquet 1.1 (https://geoparquet.org/releases/v1.1.0/). Shapes: N rows, D width.
 
 A table is written at once, or in parts, so that a killed run continues and several processes write at once: beside
-``OUT.parquet`` the folder ``OUT.parquet.parts`` holds one file per part, each written atomically, and ``run.json``,
-which identifies the run. When complete they become one file and the folder is removed.
+``OUT.parquet`` the folder ``OUT.parquet.parts`` holds one file per part, each written atomically and with the digest of
+its run, and ``run.json``, which describes the run. When complete they become one file and the folder is removed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,6 +42,8 @@ __all__ = (
     'write_geoparquet',
 )
 
+_log = logging.getLogger(__name__)
+
 Precision = Literal['float32', 'float16', 'int8']
 
 #: Name of this package's own entry in a file's metadata, JSON.
@@ -47,6 +51,7 @@ KEY = b'torchgeo_clay'
 
 _ROW_GROUP = 8192
 _RUN = 'run.json'
+_DIGEST = b'torchgeo_clay_run_sha256'
 _BBOX = ('xmin', 'ymin', 'xmax', 'ymax')
 #: Degrees that parts of a polygon around a pole are apart at most, by rounding.
 _MEETING = 1e-9
@@ -298,6 +303,7 @@ class PartStore:
         path: the file that they become.
         folder: where they are until then.
         run: settings that all parts share, JSON values; parts of another run are refused.
+        digest: SHA-256 of the run, which each part holds.
     """
 
     def __init__(self, path: str | os.PathLike[str], run: Mapping[str, Any]) -> None:
@@ -310,6 +316,7 @@ class PartStore:
         self.path = Path(path)
         self.folder = self.path.with_name(f'{self.path.name}.parts')
         self.run: dict[str, Any] = json.loads(json.dumps(run))  # as it is read back
+        self.digest = hashlib.sha256(json.dumps(self.run, sort_keys=True).encode()).hexdigest().encode()
 
     def begin(self, keys: Sequence[str], *, overwrite: bool = False) -> bool:
         """Prepare the folder. Call it on one process, before the others write.
@@ -336,24 +343,28 @@ class PartStore:
                     f'out: {self.path} is there already, of other scenes or other versions of them. Choose another '
                     'name, remove it, or give overwrite: true.'
                 )
+            if self._described() in (None, self.run):  # a kill came between the table and the end of its parts
+                shutil.rmtree(self.folder, ignore_errors=True)
             return True
-        if overwrite and self.folder.exists() and self._other():
+        described = self._described()
+        if overwrite and self.folder.exists() and described != self.run:
             shutil.rmtree(self.folder)
-        check_writable(self.folder)
-        description = self.folder / _RUN
-        if description.exists():
-            self._check_same(json.loads(description.read_text()), self.folder)
-        with atomic(description) as partial:
+        elif described is not None:
+            self._check_same(described, self.folder)
+        with atomic(self.folder / _RUN) as partial:
             partial.write_text(json.dumps(self.run, indent=1))
         halves = [*self.folder.glob('.*.partial.*'), *self.path.parent.glob(f'.{self.path.stem}.*.partial.parquet')]
         for half in halves:  # of a run that was killed
             half.unlink()
         return False
 
-    def _other(self) -> bool:
-        """Return whether the folder holds parts of another run."""
-        description = self.folder / _RUN
-        return not description.exists() or json.loads(description.read_text()) != self.run
+    def _described(self) -> dict[str, Any] | None:
+        """Return the run that the folder describes; None where there is no description, or a damaged one."""
+        try:
+            found = json.loads((self.folder / _RUN).read_text())
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
 
     def _check_same(self, found: Mapping[str, Any], where: Path) -> None:
         """Raise for another run than this one, naming what differs."""
@@ -363,8 +374,27 @@ class PartStore:
             )
 
     def done(self) -> set[str]:
-        """Return the keys of the existing parts."""
-        return {path.stem for path in self.folder.glob('*.parquet') if not path.name.startswith('.')}
+        """Return the keys of the parts of this run; parts that are damaged or of another run are removed."""
+        found, wrong = set(), []
+        for path in self.folder.glob('[!.]*.parquet'):
+            try:
+                is_ours = (self._read(path.stem).schema.metadata or {}).get(_DIGEST) == self.digest
+            except (pa.ArrowException, OSError):
+                is_ours = False
+            if is_ours:
+                found.add(path.stem)
+            else:
+                wrong.append(path)
+        for path in wrong:
+            path.unlink()
+        if wrong:
+            text = '%s: %d of %d parts were damaged or of another run, and are made again.'
+            _log.warning(text, self.folder, len(wrong), len(wrong) + len(found))
+        return found
+
+    def _read(self, key: str) -> pa.Table:
+        """Read a part, whose pages are checked against their checksums."""
+        return pq.read_table(self.folder / f'{key}.parquet', page_checksum_verification=True)
 
     def count(self, key: str) -> int:
         """Return the number of rows of an existing part."""
@@ -380,8 +410,9 @@ class PartStore:
         Raises:
             OutputError: if it cannot be written.
         """
+        named = table.replace_schema_metadata({_DIGEST: self.digest})
         with atomic(self.folder / f'{key}.parquet') as partial:
-            pq.write_table(table, partial, compression='zstd')
+            pq.write_table(named, partial, compression='zstd', write_page_checksum=True)
 
     def finish(
         self, parts: Mapping[str, str], failed: Mapping[str, str], *, crs: CRS | None, empty: bool = False
@@ -405,7 +436,7 @@ class PartStore:
 
         def tables() -> Iterator[pa.Table]:
             for key in wanted:
-                table = pq.read_table(self.folder / f'{key}.parquet')
+                table = self._read(key).replace_schema_metadata(None)
                 if table.num_rows or empty:
                     yield table
 
