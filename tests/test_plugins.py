@@ -106,11 +106,11 @@ AtomicCheckpoints().save_checkpoint({}, sys.argv[1])
 def test_what_a_killed_run_left_is_removed_and_what_another_writes_is_not(tmp_path, start):
     io = AtomicCheckpoints()
     io.save_checkpoint({'a': 1}, tmp_path / 'last.ckpt')
-    killed = subprocess.run([sys.executable, '-c', SAVES, str(tmp_path / 'step=4.ckpt'), 'killed'], check=False)
-    assert killed.returncode == -signal.SIGKILL
     command = [sys.executable, '-c', SAVES, str(tmp_path / 'other=1.ckpt'), 'live']
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as live:
         assert live.stdout.readline() == 'writes\n'
+        killed = subprocess.run([sys.executable, '-c', SAVES, str(tmp_path / 'step=4.ckpt'), 'killed'], check=False)
+        assert killed.returncode == -signal.SIGKILL
         assert len(list(tmp_path.glob('.*.partial.ckpt'))) == 2
         if start == 'loads':
             AtomicCheckpoints().load_checkpoint(tmp_path / 'last.ckpt')

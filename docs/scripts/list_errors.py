@@ -28,6 +28,7 @@ BUILT_IN = {
     'IndexError',
     'FloatingPointError',
     'RuntimeError',
+    'ChildProcessError',
 }
 
 #: Calls that warn, and the command line's own way to end with a message.

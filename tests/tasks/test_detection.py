@@ -97,6 +97,25 @@ def test_anchors(name: str) -> None:
         kind(name, TINY, num_classes=2, smallest_anchor=0)
 
 
+@pytest.mark.parametrize(
+    ('name', 'option'),
+    [('faster-rcnn', 'box_detections_per_img'), ('mask-rcnn', 'box_detections_per_img'), ('fcos', 'detections_per_img'),
+     ('retinanet', 'detections_per_img')],
+)  # fmt: skip
+def test_options_of_the_detector(name: str, option: str) -> None:
+    kind = ClayInstanceSegmentation if name == 'mask-rcnn' else ClayObjectDetection
+    model = kind(name, TINY, num_classes=2, detector={option: 7}).model
+    assert (model.roi_heads if name.endswith('rcnn') else model).detections_per_img == 7
+    for unknown in (
+        'box_detections',
+        'min_size',
+        'backbone',
+        'image_mean',
+    ):  # torchvision ignores what it does not know
+        with pytest.raises(ValueError, match=f'{name}: expected options among .*{option}.*, got {unknown}'):
+            kind(name, TINY, num_classes=2, detector={unknown: 7})
+
+
 def batch(*labels: int, count: int = 2, **more: Any) -> dict[str, Any]:
     known = default_collate([KNOWN] * count)
     boxes = [torch.tensor(BOXES, dtype=torch.float32)] * count

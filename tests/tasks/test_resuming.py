@@ -54,8 +54,9 @@ class Terminate(pl.Callback):
 
     def terminate(self, trainer):
         if trainer.global_step == self.step:
-            for pid in (*(child.pid for child in multiprocessing.active_children()), os.getpid()):
-                os.kill(pid, signal.SIGTERM)
+            pids = (*(child.pid for child in multiprocessing.active_children()), os.getpid())
+            # by another process: workers obey a SIGTERM of the one they belong to
+            subprocess.run(['kill', '-TERM', *map(str, pids)], check=True)
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
         if not self.validation:

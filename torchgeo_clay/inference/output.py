@@ -320,6 +320,9 @@ def predict(
         failed = out.finish(out.failed, len(out.pending))
         stop_if_asked(len(out.pending), asked=loader.stopped)
         return failed
+    except RuntimeError as error:
+        data.on_exception(error)
+        raise
     finally:
         out.close()
         out.release()

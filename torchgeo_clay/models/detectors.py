@@ -10,8 +10,11 @@ https://arxiv.org/abs/1612.03144. Anchors and heads are those of ``torchgeo/task
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from functools import partial
+from inspect import signature
+from typing import Any
 
 from torch import Tensor, nn
 from torchgeo.tasks.utils import GeneralizedRCNNTransformNoOp
@@ -48,28 +51,29 @@ class DetectionBackbone(nn.Module):
         return maps
 
 
-def _rcnn(kind: type[FasterRCNN], encoder: Clay, classes: int, smallest: int = 32) -> FasterRCNN:
+def _rcnn(kind: type[FasterRCNN], encoder: Clay, classes: int, smallest: int = 32, **options: Any) -> FasterRCNN:
     """Return a detector of two stages, of one size and three shapes of anchors per cell."""
     anchors = AnchorGenerator(tuple((smallest << i,) for i in range(5)), ((0.5, 1.0, 2.0),) * 5)
-    return kind(DetectionBackbone(encoder, LastLevelMaxPool()), classes + 1, rpn_anchor_generator=anchors)
+    return kind(DetectionBackbone(encoder, LastLevelMaxPool()), classes + 1, rpn_anchor_generator=anchors, **options)
 
 
-def _fcos(encoder: Clay, classes: int, smallest: int = 8) -> FCOS:
+def _fcos(encoder: Clay, classes: int, smallest: int = 8, **options: Any) -> FCOS:
     """Return an FCOS, of one anchor point per cell."""
     anchors = AnchorGenerator(tuple((smallest << i,) for i in range(6)), ((1.0,),) * 6)
-    model = FCOS(DetectionBackbone(encoder, LastLevelP6P7(256, 256)), classes, anchor_generator=anchors)
+    backbone = DetectionBackbone(encoder, LastLevelP6P7(256, 256))
+    model = FCOS(backbone, classes, anchor_generator=anchors, **options)
     # distances to the four sides come from a ReLU: those that begin below zero would have no gradient and stay there
     nn.init.ones_(model.head.regression_head.bbox_reg.bias)
     return model
 
 
-def _retinanet(encoder: Clay, classes: int, smallest: int = 16) -> RetinaNet:
+def _retinanet(encoder: Clay, classes: int, smallest: int = 16, **options: Any) -> RetinaNet:
     """Return a RetinaNet, of three sizes, a third of an octave apart, and three shapes of anchors per cell."""
     sizes = tuple(tuple(int((smallest << i) * 2 ** (j / 3)) for j in range(3)) for i in range(6))
     anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * 6)
     head = RetinaNetHead(256, anchors.num_anchors_per_location()[0], classes, partial(nn.GroupNorm, 32))
     backbone = DetectionBackbone(encoder, LastLevelP6P7(256, 256))
-    return RetinaNet(backbone, classes, anchor_generator=anchors, head=head)
+    return RetinaNet(backbone, classes, anchor_generator=anchors, head=head, **options)
 
 
 #: TorchGeo's name of a detector → from encoder, number of classes and size of the smallest anchor to the detector.
@@ -82,14 +86,34 @@ DETECTORS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build_detector(name: str, encoder: Clay, classes: int, smallest_anchor: int | None = None) -> nn.Module:
+#: What of torchvision's arguments is decided here, or does nothing as images are taken as they are.
+_OWN = re.compile(
+    'backbone|num_classes|head|.*anchor_generator|image_.*|min_size|max_size|(box|rpn|mask)_(head|predictor)'
+)
+
+
+def build_detector(
+    name: str,
+    encoder: Clay,
+    classes: int,
+    smallest_anchor: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> nn.Module:
     """Build a detector that takes images as they are: any number of bands, neither normalized nor resized.
 
     Names are those of :data:`DETECTORS`. Images are padded with zeros, the mean, right and below to multiples of 32,
     which moves no box. The anchors of the finest map are ``smallest_anchor`` pixels wide, or as TorchGeo's; each
-    coarser map's are twice as wide.
+    coarser map's are twice as wide. ``options`` are further arguments of torchvision's class.
+
+    Raises:
+        ValueError: for options that torchvision's class does not have.
     """
+    kinds = {'faster-rcnn': [FasterRCNN], 'mask-rcnn': [FasterRCNN, MaskRCNN], 'fcos': [FCOS], 'retinanet': [RetinaNet]}
+    known = [key for kind in kinds[name] for key, value in signature(kind).parameters.items() if value.kind.value == 1]
+    known = [key for key in dict.fromkeys(known) if not _OWN.fullmatch(key)]
+    if unknown := set(options or {}) - {*known}:
+        raise ValueError(f'{name}: expected options among {", ".join(known)}, got {", ".join(sorted(unknown))}.')
     sizes = () if smallest_anchor is None else (smallest_anchor,)
-    detector = DETECTORS[name](encoder, classes, *sizes)
+    detector = DETECTORS[name](encoder, classes, *sizes, **(options or {}))
     detector.transform = GeneralizedRCNNTransformNoOp()
     return detector

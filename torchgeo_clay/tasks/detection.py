@@ -45,16 +45,19 @@ class ObjectTask(ClayTask):
     models: tuple[str, ...] = ()
     masks = False
 
-    def __init__(self, *, smallest_anchor: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *, smallest_anchor: int | None = None, detector: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         """Initialize a new ObjectTask instance.
 
         Args:
             smallest_anchor: width of the smallest anchors, pixels, about that of the smallest objects; each coarser map
                 doubles it. None for TorchGeo's: 8 for ``fcos``, 16 for ``retinanet``, else 32.
+            detector: further arguments of torchvision's class, such as ``box_detections_per_img``.
             **kwargs: of the bases.
 
         Raises:
-            ValueError: for an anchor that is no positive number of pixels.
+            ValueError: for an anchor that is no positive number of pixels, or unknown arguments of the detector.
         """
         if smallest_anchor is not None and smallest_anchor < 1:
             raise ValueError(
@@ -70,7 +73,8 @@ class ObjectTask(ClayTask):
         encoder = getattr(builders, hparams['backbone'])(
             self.weights, drop_path_rate=hparams['drop_path_rate'], position=hparams['position']
         )
-        return build_detector(hparams['model'], encoder, hparams['num_classes'], hparams['smallest_anchor'])
+        options = hparams['smallest_anchor'], hparams['detector']
+        return build_detector(hparams['model'], encoder, hparams['num_classes'], *options)
 
     def configure_metrics(self) -> None:
         """Make the mean average precision of COCO, whose best 100 objects per image count."""

@@ -10,10 +10,9 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
-from lightning.pytorch.plugins.environments import LightningEnvironment
-from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -139,8 +138,8 @@ def listen(trainer: Trainer, answer: str = '') -> None:
 
 def exit_code(trainer: Trainer) -> int:
     """Return the exit code; 0 in children of Lightning's own launcher, which kills itself if theirs is another."""
-    is_child = isinstance(trainer.strategy, ParallelStrategy) and trainer.local_rank > 0
-    return 0 if is_child and isinstance(trainer.strategy.cluster_environment, LightningEnvironment) else EXIT_CODE
+    environment = getattr(trainer.strategy, 'cluster_environment', None)  # of strategies of several processes
+    return 0 if trainer.local_rank > 0 and isinstance(environment, LightningEnvironment) else EXIT_CODE
 
 
 def _free_name(callback: ModelCheckpoint) -> str:
