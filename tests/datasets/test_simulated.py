@@ -164,5 +164,8 @@ def test_houses_are_boxes_of_masks(tmp_path: Path) -> None:
     with rasterio.open(scenes.labels / 'linz' / Path(chips.raster.scenes[scene].path).name) as file:
         labels = file.read(1)[row : row + 96, col : col + 96]
     assert (labels[first['mask'].numpy().any(0)] == chips.classes.index('built-up')).all()
-    assert len(chips.plot({**first, 'prediction_bbox_xyxy': first['bbox_xyxy'] + 2}).axes) == 2
+    found = {'prediction_bbox_xyxy': first['bbox_xyxy'] + 2, 'prediction_mask': first['mask'][:, None].float()}
+    scores = torch.linspace(0, 1, len(first['bbox_xyxy']))
+    figure = chips.plot({**first, **found, 'prediction_score': scores})
+    assert [len(axes.patches) for axes in figure.axes] == [len(scores), int((scores > 0.5).sum())]
     chips.close()

@@ -240,14 +240,20 @@ class SyntheticChips(NonGeoDataset):
         return show(list(zip(titles, pictures, strict=True)), suptitle, **look)
 
     def _plot_objects(self, sample: Sample, suptitle: str | None) -> Figure:
-        """Plot a chip with its boxes, and the predicted ones."""
-        keys = [key for key in ('bbox_xyxy', 'prediction_bbox_xyxy') if key in sample]
+        """Plot a chip with its boxes and outlines, and the predicted ones that are likelier than not."""
         image = true_color(sample['image'], self.sensor, sample.get('valid'))
-        titles = [key.removesuffix('bbox_xyxy').rstrip('_') or 'truth' for key in keys]
-        figure = show([(title, image) for title in titles], suptitle or self.sensor.name)
-        for axes, key in zip(figure.axes, keys, strict=True):
-            for left, top, right, bottom in sample[key].cpu().tolist():
+        kinds = [('truth', '')] + [('prediction, score above 0.5', 'prediction_')] * ('prediction_bbox_xyxy' in sample)
+        figure = show([(title, image) for title, _ in kinds], suptitle or self.sensor.name)
+        for axes, (_, prefix) in zip(figure.axes, kinds, strict=True):
+            boxes = sample[f'{prefix}bbox_xyxy'].cpu()
+            masks, scores = (sample.get(f'{prefix}{name}') for name in ('mask', 'score'))
+            for i in range(len(boxes)):
+                if scores is not None and scores[i] <= 0.5:
+                    continue
+                left, top, right, bottom = boxes[i].tolist()
                 axes.add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, color='w'))
+                if masks is not None and (mask := masks[i].cpu().squeeze().numpy() > 0.5).any() and not mask.all():
+                    axes.contour(mask, levels=[0.5], colors='c', linewidths=1)
         return figure
 
     def _caption(self, sample: Sample) -> str:
