@@ -180,6 +180,7 @@ def one_step(config: Path, folder: Path) -> list[str]:
         '--trainer.accelerator=cpu',
         '--trainer.precision=32-true',
         '--trainer.max_epochs=1',
+        '--trainer.check_val_every_n_epoch=1',
         '--trainer.limit_train_batches=1',
         '--trainer.limit_val_batches=2',
         '--trainer.num_sanity_val_steps=0',
