@@ -75,7 +75,7 @@ def test_the_checkpoint_before_survives_a_full_disk(tmp_path):
 def test_what_is_saved_is_what_lightning_loads(tmp_path):
     saved = {'a': torch.arange(3), 'b': {'c': 1.5}}
     io = AtomicCheckpoints()
-    for value in (saved, {'a': torch.zeros(2)}, saved):  # anew, and over another
+    for value in (saved, {'a': torch.zeros(2)}, saved):  # a new file, then over an existing one
         io.save_checkpoint(value, tmp_path / 'deep/x.ckpt')
     loaded = io.load_checkpoint(tmp_path / 'deep/x.ckpt')
     assert torch.equal(loaded['a'], saved['a'])

@@ -468,10 +468,12 @@ def test_what_follows_the_table_is_made_up_for(tmp_path: Path) -> None:
     assert files() == whole
     for lost in ('e_patches/b_1.tif', 'e_quicklooks/scatter.png', 'e_quicklooks/b_pca.png'):
         (tmp_path / lost).unlink()
-    (tmp_path / 'e_patches/.b_1.x1').mkdir()
+    (tmp_path / 'e_patches/.x1.torchgeo_clay_patches').mkdir()
     (tmp_path / 'e_patches/.b_1.12.rows.tif').write_bytes(b'half')
+    (tmp_path / 'e_patches/.notes_1.txt').write_text('of the user')
     (tmp_path / 'e.parquet.parts').mkdir()
     run(patches, tmp_path / 'in', out, options, patch_grid=True)
+    (tmp_path / 'e_patches/.notes_1.txt').unlink()
     assert files() == whole
     assert not (tmp_path / 'e.parquet.parts').exists()
-    assert not (tmp_path / 'e_patches/.b_1.x1').exists()
+    assert not (tmp_path / 'e_patches/.x1.torchgeo_clay_patches').exists()

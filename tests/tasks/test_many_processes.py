@@ -79,7 +79,7 @@ def done(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
         {'class_path': 'ranks.TerminateRank', 'init_args': {'rank': 1, 'step': KILLED}},
         {'class_path': 'lightning.pytorch.callbacks.ModelCheckpoint', 'init_args': saved},
     )
-    last = '--ckpt_path=last'  # where there is none yet, the run begins anew
+    last = '--ckpt_path=last'  # where there is none yet, the run starts from scratch
     runs = {
         'one': make_run(config, root, folder / 'one', 1),
         'two': make_run(config, root, folder / 'two', 2),

@@ -231,7 +231,7 @@ class SceneLoader:
         return max(1, len(self.batches))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield batches in order, after a SIGTERM up to the end of the unit in work, after a second no more.
+        """Yield batches in order. A SIGTERM ends this at the end of the current unit, a second one at once.
 
         Raises:
             ChildProcessError: if a worker process died.

@@ -45,7 +45,7 @@ from torchgeo_clay.models.clay import find_clay
 from torchgeo_clay.models.weights import check_whole, read_checkpoint
 from torchgeo_clay.sensors import Sensor
 from torchgeo_clay.tasks.base import ClayTask
-from torchgeo_clay.writers.atomic import OutputError, check_writable, differences
+from torchgeo_clay.writers.atomic import OutputError, check_writable, differences, remove_remains
 from torchgeo_clay.writers.cog import CACHE_BYTES, CogStream, Color, Layout
 
 __all__ = ('MapStyle', 'SceneMaps', 'map_scenes')
@@ -276,9 +276,7 @@ class SceneMaps(SceneOutput):
         done |= {unit.key for unit in self.data.units if unit.key not in done and self._is_done(unit)}
         for folder in {path.parent for path in self.paths.values()}:
             check_writable(folder)
-        for file in chain(*map(_files, self.paths.values())):
-            for part in chain(*(file.parent.glob(f'.{file.stem}.*.{kind}.tif*') for kind in ('rows', 'partial'))):
-                part.unlink()
+        remove_remains(chain(*map(_files, self.paths.values())))
         return done
 
     def _is_done(self, unit: Unit) -> bool:
@@ -397,7 +395,9 @@ class MapStream:
             outputs = _outputs(self.scene, self.style, len(values), self.tags)
             self._outputs = [
                 (self._stack.enter_context(CogStream(path, layout)), np.array(layout.nodata, layout.dtype), convert)
-                for path, (layout, convert) in zip(_files(self.out), outputs, strict=False)
+                for path, (layout, convert) in zip(
+                    _files(self.out, probabilities=len(outputs) > 1), outputs, strict=True
+                )
             ]
         for stream, nodata, convert in self._outputs:
             stream.write(row, np.where(valid, convert(values), nodata))

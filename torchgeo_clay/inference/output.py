@@ -50,7 +50,7 @@ __all__ = (
 #: What is printed when a SIGTERM comes.
 ANSWER = 'SIGTERM: stops after the part in work, or after a second signal at once; what is not finished is then lost.'
 
-#: Standard deviations from the mean at which a pixel is no measurement; of its square float32 loses what is beside it.
+#: Standard deviations from the mean beyond which a pixel is no measurement. In float32 its square hides all others.
 _FAR = 1e6
 
 OnSkipped = Literal['raise', 'warn']

@@ -109,7 +109,12 @@ def build_detector(
         ValueError: for options that torchvision's class does not have.
     """
     kinds = {'faster-rcnn': [FasterRCNN], 'mask-rcnn': [FasterRCNN, MaskRCNN], 'fcos': [FCOS], 'retinanet': [RetinaNet]}
-    known = [key for kind in kinds[name] for key, value in signature(kind).parameters.items() if value.kind.value == 1]
+    known = [
+        key
+        for kind in kinds[name]
+        for key, value in signature(kind).parameters.items()
+        if value.kind is value.POSITIONAL_OR_KEYWORD
+    ]
     known = [key for key in dict.fromkeys(known) if not _OWN.fullmatch(key)]
     if unknown := set(options or {}) - {*known}:
         raise ValueError(f'{name}: expected options among {", ".join(known)}, got {", ".join(sorted(unknown))}.')

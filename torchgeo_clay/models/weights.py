@@ -252,9 +252,8 @@ def _counts(file: zipfile.ZipFile, part: zipfile.ZipInfo) -> int:
     A pickle of fewer bytes has fewer operations.
     """
     content = file.read(part) if part.file_size < _MOST_BYTES else b''
-    if not content or re.search(
-        rb'builtin\w*\nbytearray', content
-    ):  # which can be asked for any number of bytes; tensors have none
+    # a bytearray can be asked for any number of bytes; tensors have none
+    if not content or re.search(rb'builtin\w*\nbytearray', content):
         return _MOST_VALUES + 1
     if part.file_size <= _MOST_VALUES:
         return part.file_size
@@ -558,13 +557,13 @@ class ClayLarge8_Weights(WeightsEnum):
     def fetch(self, cache_dir: str | Path | None = None) -> Path:
         """Fetch the file through the Hub's cache (``HF_HOME``, ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE`` are respected).
 
+        It is compared with the SHA-256 that the server states, as the release publishes none.
+
         Args:
             cache_dir: another cache than the Hub's own.
 
         Returns:
             The path of the file.
-
-        The SHA-256 that the file is compared with is the one that the server states, as the release states none.
 
         Raises:
             CheckpointError: if the Hub cannot be reached, answers with another commit, without a SHA-256 or from a host
@@ -607,6 +606,7 @@ class ClayLarge8_Weights(WeightsEnum):
 WeightsLike = ClayLarge8_Weights | bool | str | os.PathLike[str] | None
 
 
+#: A SHA-256 as text.
 _SHA256 = re.compile('[0-9a-f]{64}')
 
 

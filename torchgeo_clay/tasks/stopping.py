@@ -25,6 +25,9 @@ __all__ = ('StopAtSigterm', 'exit_code', 'listen')
 #: Where Lightning's checkpoints hold how far the validation within a training has come.
 _VALIDATION = 'epoch_loop.val_loop.batch_progress'
 
+#: Steps after which several devices ask each other, as the host waits for a device's answer.
+_ASK_EVERY = 16
+
 
 class StopAtSigterm(Checkpoint):
     """Brought along by this package's tasks. A resumed run goes on as if it had not been stopped.
@@ -52,8 +55,10 @@ class StopAtSigterm(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop, unless gradients are being accumulated, or a validation is due, in whose first batch it stops then."""
-        asked = bool(SIGTERM)
-        self._agreed = self._agreed or trainer.strategy.reduce_boolean_decision(asked, all=False)
+        on_host = trainer.world_size == 1 or trainer.strategy.root_device.type == 'cpu'
+        if on_host or trainer.global_step % _ASK_EVERY == 0:  # the same step on all ranks
+            asked = bool(SIGTERM)
+            self._agreed = self._agreed or trainer.strategy.reduce_boolean_decision(asked, all=False)
         is_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         validates = trainer.is_last_batch or (batch_idx + 1) % (trainer.val_check_batch or inf) == 0
         if self._agreed and is_step and not validates:
@@ -125,7 +130,7 @@ class StopAtSigterm(Checkpoint):
         path: str = trainer.strategy.broadcast(callback.last_model_path or _free_name(callback))
         if trainer.is_global_zero and os.path.islink(path):  # of save_last: link, through which another would be lost
             os.unlink(path)
-        callback.last_model_path = path  # part of what is saved
+        callback.last_model_path = path  # before saving, as the checkpoint holds it
         trainer.save_checkpoint(path, weights_only=False)
         return path
 

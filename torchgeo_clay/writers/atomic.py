@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +32,14 @@ __all__ = (
     'exclusive',
     'is_newer',
     'remove_abandoned',
+    'remove_remains',
 )
+
+
+#: Temporary name of a file: its stem, the process, and whether it is the file or the rows that it is made of.
+_TEMPORARY = re.compile(r'\.(.+)\.\d+\.(?:rows|partial)\..+')
+
+_log = logging.getLogger(__name__)
 
 
 class OutputError(ValueError):
@@ -103,7 +112,7 @@ def remove_abandoned(folder: str | os.PathLike[str], suffix: str) -> list[Path]:
         suffix: of them, such as ``.ckpt``.
 
     Returns:
-        Those removed: files that were :func:`claimed` by a process that is no more, on this machine or another.
+        The files removed. A file that a live process has :func:`claimed` stays.
     """
     removed: list[Path] = []
     if fcntl is None:
@@ -114,6 +123,20 @@ def remove_abandoned(folder: str | os.PathLike[str], suffix: str) -> list[Path]:
             partial.unlink()
             removed.append(partial)
     return removed
+
+
+def remove_remains(files: Iterable[Path]) -> None:
+    """Remove what a killed run left of files that it was writing, with one look into each folder.
+
+    Args:
+        files: the complete ones, whose temporary names are ``.STEM.PROCESS.partial.SUFFIX`` (or ``rows``).
+    """
+    wanted = {(file.parent, file.stem) for file in files}
+    for folder in {folder for folder, _ in wanted}:
+        for left in folder.glob('.*'):
+            found = _TEMPORARY.fullmatch(left.name)
+            if found and (folder, found[1]) in wanted:
+                left.unlink()
 
 
 def check_writable(folder: str | os.PathLike[str]) -> None:
@@ -157,6 +180,10 @@ def exclusive(out: str | os.PathLike[str]) -> Iterator[None]:
     lock = FileLock(path, timeout=0)
     try:
         lock.acquire()
+    except NotImplementedError:
+        _log.warning('%s: its file system has no locks. Let no second run write there.', out)
+        yield
+        return
     except Timeout as error:
         holder = path.read_text() if path.exists() else ''
         raise OutputError(

@@ -27,7 +27,7 @@ from rasterio.io import DatasetWriter
 from rasterio.shutil import copy as raster_copy
 from rasterio.windows import Window
 
-from torchgeo_clay.writers.atomic import OutputError, atomic, check_writable, is_newer
+from torchgeo_clay.writers.atomic import OutputError, atomic, check_writable, is_newer, remove_remains
 from torchgeo_clay.writers.geoparquet import embedding_batches, read_metadata
 
 __all__ = (
@@ -43,6 +43,9 @@ _TILE = 256
 #: Bytes that GDAL may keep of rasters; by its own choice it is a twentieth of the machine's memory. (As a number
 #: rasterio takes GDAL_CACHEMAX for bytes, whatever its size; in the environment small ones are megabytes.)
 CACHE_BYTES = 32 << 20
+
+#: End of the name of a folder for a scene's patches while they are collected.
+_SCRATCH = '.torchgeo_clay_patches'
 
 #: What rasterio raises; GDAL's own errors reach the caller where it flushes or copies.
 _FAILURES = (OSError, RasterioError, CPLE_BaseError)
@@ -252,9 +255,10 @@ def write_patch_cogs(
     if (pooling := read_metadata(table).get('pooling')) != 'patches':
         raise ValueError(f'{os.fspath(table)}: expected embeddings of every patch, pooling: patches, got {pooling!r}.')
     check_writable(folder)
-    for left in Path(folder).glob('.*_[0-9]*.*'):  # of a run that was killed
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
     paths = [Path(folder, f'{Path(scene.path).stem}_{i}.tif') for i, scene in enumerate(scenes)]
+    remove_remains(paths)
+    for left in Path(folder).glob(f'.*{_SCRATCH}'):  # of a run that was killed
+        shutil.rmtree(left)
     return [
         path
         for path, scene in zip(paths, scenes, strict=True)
@@ -265,7 +269,7 @@ def write_patch_cogs(
 def _write(path: Path, table: str | os.PathLike[str], scene: Any, p: int) -> bool:
     """Write a scene's patches; return whether there are any."""
     h, w, t = -(-scene.height // p), -(-scene.width // p), scene.transform
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.stem}.') as scratch:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix='.', suffix=_SCRATCH) as scratch:
         grid: np.memmap | None = None
         for embedding, _, rows, cols in embedding_batches(table, scene.path):
             if grid is None:

@@ -28,7 +28,7 @@ import shapely
 from pyarrow.dataset import dataset, field
 from pyproj import CRS
 
-from torchgeo_clay.writers.atomic import OutputError, atomic, check_writable, differences
+from torchgeo_clay.writers.atomic import OutputError, atomic, check_writable, differences, remove_remains
 
 __all__ = (
     'KEY',
@@ -353,8 +353,8 @@ class PartStore:
             self._check_same(described, self.folder)
         with atomic(self.folder / _RUN) as partial:
             partial.write_text(json.dumps(self.run, indent=1))
-        halves = [*self.folder.glob('.*.partial.*'), *self.path.parent.glob(f'.{self.path.stem}.*.partial.parquet')]
-        for half in halves:  # of a run that was killed
+        remove_remains([self.path])
+        for half in self.folder.glob('.*.partial.*'):  # of a run that was killed
             half.unlink()
         return False
 

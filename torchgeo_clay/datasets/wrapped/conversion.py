@@ -1,6 +1,6 @@
 # Copyright (c) torchgeo_clay contributors. Licensed under the MIT License.
 
-"""Conversion of what a dataset delivers, units and boxes, and back. Shapes: (…, C, H, W), N objects, P points."""
+"""Convert the units and boxes of a dataset's samples, and back. Shapes: (…, C, H, W), N objects, P points."""
 
 from __future__ import annotations
 
