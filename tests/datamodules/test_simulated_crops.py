@@ -2,6 +2,7 @@
 
 """The simulated landscape of crops: what a date shows, what is missing, and that several dates beat one."""
 
+import datetime as dt
 from typing import Any
 
 import pytest
@@ -48,7 +49,11 @@ def test_chips_of_several_lengths_that_no_split_shares() -> None:
     assert all(s['image'].shape[0] == s['time'].shape[0] >= 1 for s in samples)
     assert all((s['time'].diff() > 0).all() for s in samples)
     assert torch.equal(samples[3]['image'], SyntheticCrops('test')[3]['image'])
-    plt.close(data.plot(samples[0] | {'prediction': samples[0]['mask']}))
+    figure = data.plot(samples[0] | {'prediction': samples[0]['mask']})
+    titles = [axes.get_title() for axes in figure.axes]
+    dates = [f'{dt.datetime.fromtimestamp(time, dt.UTC):%m-%d}' for time in samples[0]['time'].tolist()]
+    assert titles == [*dates, 'mask', 'prediction']
+    plt.close(figure)
 
 
 def accuracy(temporal: Any, **options: Any) -> float:

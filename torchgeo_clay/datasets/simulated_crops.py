@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -95,7 +96,10 @@ class SyntheticCrops(NonGeoDataset):
 
     def plot(self, sample: Sample) -> Figure:
         """Plot a chip's dates in true color, its mask and its prediction."""
-        pictures = [('', true_color(image, _SENSOR)) for image in sample['image']]
+        times = sample['time'].tolist() if 'time' in sample else [math.nan] * len(sample['image'])
+        dates = ['' if math.isnan(time) else f'{dt.datetime.fromtimestamp(time, dt.UTC):%m-%d}' for time in times]
+        images = [true_color(image, _SENSOR) for image in sample['image']]
+        pictures = list(zip(dates, images, strict=True))
         maps = [(name, sample[name]) for name in ('mask', 'prediction') if name in sample]
         look: dict[str, Any] = {'vmin': 0, 'vmax': len(self.classes) - 1, 'cmap': 'tab10', 'interpolation': 'nearest'}
         return show([*pictures, *maps], side=2.4, **look)
